@@ -1,0 +1,1 @@
+"""trustml: trustworthy machine learning for any model written as pure JAX functions."""
