@@ -466,23 +466,24 @@ def from_config_dict(cfg: Any) -> RunConfig:
 def default() -> Any:
     """All fields at their defaults, as a ConfigDict for a config file to change.
 
+    It says nothing yet about the noise: set `privacy.epsilon` or one of its kin.
     Fields that may be None are typed placeholders, so that the command line can set
     them: `--config.privacy.epsilon=3`.
     """
 
-    def tree(spec):
+    def tree(kind):
         result = ml_collections.ConfigDict()
-        for field in dataclasses.fields(spec):
-            value = getattr(spec, field.name)
-            if dataclasses.is_dataclass(value):
-                value = tree(value)
-            elif value is None:
-                (kind,) = set(typing.get_args(field.type)) - {types.NoneType}
-                value = config_dict.placeholder(kind)
-            result[field.name] = value
+        for field in dataclasses.fields(kind):
+            if dataclasses.is_dataclass(field.type):
+                result[field.name] = tree(field.type)
+            elif field.default is None:
+                (inner,) = set(typing.get_args(field.type)) - {types.NoneType}
+                result[field.name] = config_dict.placeholder(inner)
+            else:
+                result[field.name] = field.default
         return result
 
-    return tree(RunConfig())
+    return tree(RunConfig)
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
