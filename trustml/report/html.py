@@ -1,0 +1,282 @@
+"""The page: one self-contained HTML file with figures inside and no script.
+
+First the four cards, then privacy, leakage, accuracy, groups and cost, each with figures
+and the table behind them, then how it was measured and what was not. Every string of the
+report is escaped; the only markup in the page is written here.
+
+Example::
+
+    from trustml.report import html
+
+    pathlib.Path('report.html').write_text(html.render(report), encoding='utf-8')
+"""
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+from trustml.report import figures, schema, style, tables, words
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The whole page.
+
+    Args:
+      report: as `schema` describes.
+
+    Returns:
+      HTML5, self-contained: no script, no link, no image from elsewhere.
+
+    Raises:
+      ValueError: if the report lacks its runs or their names.
+    """
+    report = schema.check(report)
+    title = html.escape(str(report.get("title") or "Report"))
+    body = "".join((_privacy(report), _leakage(report), _accuracy(report)))
+    body += "".join((_groups(report), _cost(report), _measured(report), _limits(report)))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{title}</title><style>{style.CSS}</style></head>\n<body>"
+        f'<header><h1>{title}</h1><p class="lead">{_subtitle(report)}</p></header>\n'
+        f"<main>{_cards(report)}{body}</main>\n"
+        "<footer>In brackets stand 95% intervals. The figures of this page, in full, are "
+        "in report.json beside it.</footer></body></html>\n"
+    )
+
+
+def _subtitle(report: Mapping[str, Any]) -> str:
+    parts = []
+    data = schema.get(report, "data", "name")
+    if data:
+        count = schema.number(report, "data", "counts", "train")
+        parts.append(
+            f"{data}, {count:,.0f} training examples" if count else f"{data} data"
+        )
+    model = schema.get(report, "task", "model")
+    if model:
+        count = schema.number(report, "task", "params")
+        parts.append(f"{model}, {count:,.0f} parameters" if count else str(model))
+    if report.get("created"):
+        parts.append(str(report["created"]))
+    return html.escape(" · ".join(parts))
+
+
+def _cards(report: Mapping[str, Any]) -> str:
+    out = []
+    for card in words.cards(report):
+        points = "".join(f"<li>{html.escape(point)}</li>" for point in card.points)
+        out.append(
+            f'<section class="card {card.tone}"><h2>{html.escape(card.question)}</h2>'
+            f"<p>{html.escape(card.headline)}</p><ul>{points}</ul></section>\n"
+        )
+    return f'<div class="cards">{"".join(out)}</div>'
+
+
+def _figure(title: str, svg: str, caption: str) -> str:
+    if not svg:
+        return ""
+    return (
+        f"<figure><h3>{html.escape(title)}</h3>{svg}"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>\n"
+    )
+
+
+def _section(title: str, drawn: tuple[str, ...], tabled: tuple[str, ...]) -> str:
+    """A section, or nothing when all its parts are empty."""
+    pictures, rest = "".join(drawn), "".join(tabled)
+    if not pictures and not rest:
+        return ""
+    if pictures:
+        pictures = f'<div class="figures">{pictures}</div>'
+    return f"<section><h2>{html.escape(title)}</h2>{pictures}{rest}</section>\n"
+
+
+def _privacy(report: Mapping[str, Any]) -> str:
+    runs = report["runs"]
+    return _section(
+        "The promise",
+        (
+            _figure(
+                "Privacy spent while training",
+                figures.epsilon(runs),
+                "ε at the stated δ after each step, and the budget. A run that is "
+                "stopped early has spent less.",
+            ),
+            _figure(
+                "Accuracy against privacy",
+                figures.utility(runs),
+                "Test accuracy with its 95% interval; grey, the model without privacy. "
+                "The accuracy axis does not begin at zero." + _majority(runs),
+            ),
+        ),
+        (tables.privacy(runs),),
+    )
+
+
+def _majority(runs) -> str:
+    for run in runs:
+        value = schema.number(run, "test", "majority_baseline")
+        if value is not None:
+            return f" Naming the commonest class always: {words.percent(value)}."
+    return ""
+
+
+def _leakage(report: Mapping[str, Any]) -> str:
+    runs = report["runs"]
+    return _section(
+        "What an attacker finds",
+        (
+            _figure(
+                "Members found against false alarms",
+                figures.roc(runs),
+                "Both axes are logarithmic: what counts is the left edge, where an "
+                "attacker is sure. Dotted, grey below: no better than guessing. Dashed: "
+                "the most that any attack can reach under the promise, for an example "
+                "whose membership was decided by chance. The axis ends at one false "
+                "alarm; nothing below it can be seen.",
+            ),
+        ),
+        (tables.membership(runs),),
+    )
+
+
+def _accuracy(report: Mapping[str, Any]) -> str:
+    runs = report["runs"]
+    return _section(
+        "Accuracy",
+        (
+            _figure(
+                "Training loss",
+                figures.curves(runs, "loss"),
+                "Averaged over windows of steps. Computed on training examples without "
+                "noise: for the owner of the data, not for release.",
+            ),
+            _figure(
+                "Accuracy while training",
+                figures.curves(runs, "accuracy"),
+                "At each evaluation." + _majority(runs),
+            ),
+        ),
+        (tables.accuracy(runs),),
+    )
+
+
+def _groups(report: Mapping[str, Any]) -> str:
+    runs = report["runs"]
+    caption = (
+        "Exact 95% intervals. Intervals of two models that overlap do not show that the "
+        "models are alike: the column “change” of the table compares them example by "
+        "example."
+    )
+    return _section(
+        "Who is served worse",
+        (
+            _figure("By class", figures.groups(runs, "per_class"), caption),
+            _figure(
+                "By length",
+                figures.groups(runs, "per_length"),
+                "The same by length of the example. Hollow: too few to judge.",
+            ),
+        ),
+        (
+            _folded(tables.groups(runs, "per_class"), runs, "per_class"),
+            tables.groups(runs, "per_length"),
+        ),
+    )
+
+
+def _folded(table: str, runs, key: str) -> str:
+    most = max((len(schema.get(run, "test", key, default=[])) for run in runs), default=0)
+    if most <= 20 or not table:
+        return table
+    return f"<details><summary>All {most} classes as a table</summary>{table}</details>"
+
+
+def _cost(report: Mapping[str, Any]) -> str:
+    runs = report["runs"]
+    return _section(
+        "The price",
+        (
+            _figure(
+                "Time, memory and arithmetic",
+                figures.cost(runs),
+                "Time is measured after compilation; memory and arithmetic are the "
+                "compiler's own figures for one step.",
+            ),
+        ),
+        (tables.cost(runs),),
+    )
+
+
+def _measured(report: Mapping[str, Any]) -> str:
+    data, task = report.get("data") or {}, report.get("task") or {}
+    classes = data.get("classes")
+    if isinstance(classes, list):
+        classes = f"{len(classes)}: " + ", ".join(map(str, classes[:30]))
+        classes += ", …" if len(data["classes"]) > 30 else ""
+    pairs = [
+        ("Data", data.get("name")),
+        ("Source", data.get("source")),
+        ("Licence", data.get("licence")),
+        ("Examples", _flat(data.get("counts"))),
+        ("Classes", classes),
+        ("Model", task.get("model")),
+        ("Parameters", _flat(task.get("params"))),
+        ("Machine", _flat(report.get("machine"))),
+        ("Versions", _flat(report.get("versions"))),
+        ("Date", report.get("created")),
+    ]
+    items = "".join(
+        f"<dt>{name}</dt><dd>{html.escape(str(value))}</dd>"
+        for name, value in pairs
+        if value not in (None, "")
+    )
+    command = report.get("command")
+    if command:
+        items = (
+            f"<dt>Command</dt><dd><pre>{html.escape(str(command))}</pre></dd>" + items
+        )
+    methods = []
+    if any(schema.get(run, "test") for run in report["runs"]):
+        methods.append(
+            "Rates have exact intervals (Clopper and Pearson) unless the table says "
+            "otherwise; changes between two models are paired, example by example "
+            "(Bonett and Price 2012); gaps between groups stand beside what shuffled "
+            "group labels give."
+        )
+    if any(schema.get(run, "membership") for run in report["runs"]):
+        methods.append(
+            "The attack's AUC has DeLong's interval, ties counting one half. Thresholds "
+            "depend on non-members only and never exceed the false alarms stated; "
+            "nothing is interpolated."
+        )
+    text = "".join(f"<p>{html.escape(method)}</p>" for method in methods)
+    if not items and not text:
+        return ""
+    return (
+        f"<section><h2>How this was measured</h2><dl>{items}</dl>{text}</section>\n"
+    )
+
+
+def _limits(report: Mapping[str, Any]) -> str:
+    items = "".join(f"<li>{html.escape(item)}</li>" for item in words.limits(report))
+    if not items:
+        return ""
+    return (
+        "<section><h2>What this does not show</h2>"
+        f"<ul>{items}</ul></section>\n"
+    )
+
+
+def _flat(value: Any) -> str:
+    """{'train': 13084} -> 'train 13,084'; lists joined; numbers with separators."""
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_flat(value[key])}" for key in value)
+    if isinstance(value, list):
+        return ", ".join(_flat(item) for item in value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
