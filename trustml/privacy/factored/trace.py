@@ -1,0 +1,165 @@
+"""From a loss of one example to factors, norms and clipped sums of a batch.
+
+Book-keeping (Bu et al. 2022, https://arxiv.org/abs/2210.00038) for any JAX program: the
+jaxpr of `value_and_grad(loss)` for ONE example is interpreted under `vmap`, and the
+gradient of each parameter leaves as factors (see `terms`) instead of as an array.
+
+Example::
+
+    bound = factored(loss, params, batch)           # once per shapes: Python, no arithmetic
+    out = bound.run(params, batch, keys)            # losses [B], norms, factors
+    grads = bound.clipped_sum(out, clip_factors)    # float32, like params
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trustml.privacy.factored import interpreter, norms
+from trustml.privacy.factored.terms import Post, Term
+from trustml.privacy.factored.values import Value
+
+
+class Output(NamedTuple):
+    """What one pass over a batch of B examples gives.
+
+    Attributes:
+      losses: float32[B].
+      norm2: squared gradient norm of each example, float32[B].
+      norm2_upper: the same, never below the truth through cancellation; float32[B].
+      leaves: `norms.Leaf` of each trainable leaf, arrays with a leading B.
+    """
+
+    losses: jax.Array
+    norm2: jax.Array
+    norm2_upper: jax.Array
+    leaves: tuple[norms.Leaf, ...]
+
+
+class Factored(NamedTuple):
+    """A traced loss; see `factored`."""
+
+    run: Callable[..., Output]
+    clipped_sum: Callable[[tuple[norms.Leaf, ...], jax.Array], Any]
+
+
+def shape_of_one(x) -> jax.ShapeDtypeStruct:
+    """The abstract value of one example's slice of an array with a batch axis."""
+    return abstract(x, x.shape[1:])
+
+
+def abstract(x, shape) -> jax.ShapeDtypeStruct:
+    axes = jax.typeof(x).manual_axis_type  # inside shard_map: what varies by device
+    return jax.ShapeDtypeStruct(shape, x.dtype, manual_axis_type=axes)
+
+
+def gradient_program(loss, trainable, frozen, example, key):
+    """The jaxpr of `value_and_grad(loss)` for one example.
+
+    Args:
+      loss: (trainable, frozen, example, key) -> float32[].
+      trainable: pytree of arrays; differentiated.
+      frozen: pytree of arrays; constants.
+      example: pytree of arrays with a leading batch axis.
+      key: keys with a leading batch axis.
+
+    Returns:
+      A closed jaxpr; its outputs are the loss and the gradient leaves.
+    """
+    like = jax.tree.map(lambda x: abstract(x, x.shape), (trainable, frozen))
+    one = jax.tree.map(shape_of_one, (example, key))
+    return jax.make_jaxpr(jax.value_and_grad(loss))(*like, *one)
+
+
+def factored(loss, trainable, frozen, batch, keys) -> Factored:
+    """Traces a loss for the shapes at hand; see the module docstring.
+
+    Args:
+      loss: (trainable, frozen, example, key) -> float32[].
+      trainable: pytree of float arrays.
+      frozen: pytree of arrays; may be empty.
+      batch: pytree of arrays [B, ...]; only shapes and types are read.
+      keys: typed keys [B].
+    """
+    closed = gradient_program(loss, trainable, frozen, batch, keys)
+    leaves, tree = jax.tree.flatten(trainable)
+    shapes = [x.shape for x in leaves]
+
+    def one_example(params, frozen, example, key):
+        free = [Value(x, tainted=False) for x in jax.tree.leaves((params, frozen))]
+        own = [Value(x, tainted=True) for x in jax.tree.leaves((example, key))]
+        value, *grads = interpreter.interpret(closed.jaxpr, closed.consts, free + own)
+        found = [
+            norms.combine(g.terms(), shape)
+            for g, shape in zip(grads, shapes, strict=True)
+        ]
+        norm2 = sum((n.value for _, n in found), jnp.float32(0))
+        slack = sum((n.slack for _, n in found), jnp.float32(0))
+        upper = jnp.maximum(norm2, 0.0) + slack
+        stripped, consts = _take_consts(tuple(leaf for leaf, _ in found))
+        return (value.array.astype(jnp.float32), norm2, upper, stripped), consts
+
+    def run(params, frozen, batch, keys) -> Output:
+        mapped = jax.vmap(
+            one_example, in_axes=(None, None, 0, 0), out_axes=(0, None)
+        )
+        (losses, norm2, upper, leaves), consts = mapped(params, frozen, batch, keys)
+        return Output(losses, norm2, upper, _give_consts(leaves, consts))
+
+    def clipped_sum(leaves, factors):
+        sums = [
+            norms.clipped_sum(leaf, factors, shape)
+            for leaf, shape in zip(leaves, shapes, strict=True)
+        ]
+        return jax.tree.unflatten(tree, sums)
+
+    return Factored(run, clipped_sum)
+
+
+def _is_post(x) -> bool:
+    return isinstance(x, Post)
+
+
+def _take_consts(leaves):
+    """Splits off what depends on no example: it must not get a batch axis."""
+    consts = []
+
+    def strip(x):
+        if _is_post(x):
+            consts.append(x.consts)
+            return dataclasses.replace(x, consts=())
+        return x
+
+    stripped = jax.tree.map(strip, leaves, is_leaf=_is_post)
+    return stripped, tuple(consts)
+
+
+def _give_consts(leaves, consts):
+    remaining = iter(consts)
+    return jax.tree.map(
+        lambda x: (
+            dataclasses.replace(x, consts=next(remaining)) if _is_post(x) else x
+        ),
+        leaves,
+        is_leaf=_is_post,
+    )
+
+
+def zeroed(leaves: tuple[norms.Leaf, ...], bad: jax.Array) -> tuple[norms.Leaf, ...]:
+    """The same factors with every array of the examples marked `bad` set to zero."""
+
+    def product(x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        where = bad.reshape(bad.shape + (1,) * (x.ndim - 1))
+        return jnp.where(where, jnp.zeros((), x.dtype), x)
+
+    def term(t: Term) -> Term:
+        return Term(jax.tree.map(product, t.product), t.posts)
+
+    return tuple(
+        dataclasses.replace(leaf, terms=tuple(map(term, leaf.terms))) for leaf in leaves
+    )

@@ -1,0 +1,475 @@
+"""A plan: clipper, sampler and noise joined into one object that owns the guarantee.
+
+    noise_stddev = z * C,     event = sampler.event(noise_stddev, S, steps, relation),
+    epsilon      = accounting.epsilon(event, delta, relation)
+
+with z = `noise_multiplier`, C = `l2_clip_norm`, S = the clipper's own sensitivity.
+Noise is made from the plan and epsilon from the plan's event, so no number is typed
+twice, and pairs that do not match raise when the plan is built.
+
+Exactly one of z and epsilon is given. A given epsilon is solved for z, in logarithms of
+both: start from RDP, correct by PLD until 0.9995 target <= epsilon <= target; never
+above it. z has six significant digits and is the same on every run; searches and
+evaluations are kept in `cache_dir`, if there is one.
+
+Example::
+
+    made = plan.make(clipper, sampler, steps=1000, delta=1e-5,
+                     relation=accounting.relation('add_or_remove_one'), epsilon=3.0)
+    state = made.mechanism.init(rng.root())
+    noisy, state = made.mechanism.update(sums, state)     # then / expected_batch_size
+    made.epsilon(step=500)                                # spent half way
+    print(made.explain())
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import optimize
+
+from trustml import _validate
+from trustml.privacy import accounting, noise, sampling
+
+# A calibrated epsilon lies in [_ACCEPT, 1] times the target; the search aims between.
+_ACCEPT, _AIM = 0.9995, 0.99975
+_SEARCH_VERSION = 1
+_SMALLEST, _LARGEST = 1e-2, 1e6  # noise multipliers that are searched
+_MOST_EVALUATIONS = 60
+
+
+class Plan(NamedTuple):
+    """What is promised, and the parts that keep the promise; see the module docstring.
+
+    Attributes:
+      noise_multiplier: z, noise_stddev / l2_clip_norm.
+      noise_stddev: (step=None) -> absolute standard deviation of the noise on the sum.
+      sensitivity: S, L2 sensitivity of the sum under the relation.
+      expected_batch_size: m, public constant to divide the noisy sum by.
+      steps: number of steps the guarantee covers.
+      delta: as asked for.
+      relation: neighbouring relation.
+      accountant: 'pld' or 'rdp', what `epsilon` answers with.
+      event: (step=None) -> dp_accounting.DpEvent of the first `step` steps.
+      epsilon: (delta=None, step=None, accountant=None) -> spent after `step` steps.
+      epsilon_curve: steps -> float64[len(steps)], epsilon after each of them.
+      mechanism: `noise.Mechanism` that adds the plan's noise.
+      sampler: `sampling.Sampler`.
+      digest: hexadecimal hash over all that defines the guarantee (neither seed nor
+        layout does); a run may only be resumed under the same digest.
+      explain: () -> the plan in plain words.
+    """
+
+    noise_multiplier: float
+    noise_stddev: Callable[..., float]
+    sensitivity: float
+    expected_batch_size: float
+    steps: int
+    delta: float
+    relation: accounting.Relation
+    accountant: str
+    event: Callable[..., accounting.Event]
+    epsilon: Callable[..., float]
+    epsilon_curve: Callable[[Iterable[int]], np.ndarray]
+    mechanism: noise.Mechanism
+    sampler: sampling.Sampler
+    digest: str
+    explain: Callable[[], str]
+
+
+def make(
+    clipper: Any,
+    sampler: sampling.Sampler,
+    *,
+    steps: int,
+    delta: float,
+    relation: accounting.Relation | str,
+    noise_multiplier: float | None = None,
+    epsilon: float | None = None,
+    accountant: str = "pld",
+    cache_dir: str | os.PathLike | None = None,
+) -> Plan:
+    """Joins clipper, sampler and Gaussian noise into a plan.
+
+    Formal guarantee: training for `steps` steps on `sampler`'s batches with sums from
+      `clipper` and noise from `mechanism` is (epsilon(), delta)-DP under `relation`.
+
+    Args:
+      clipper: offers `sensitivity(relation)`, `l2_clip_norm`, `rule`, `privacy_unit`.
+      sampler: see `trustml.privacy.sampling`.
+      steps: number of training steps, >= 1.
+      delta: in (0, 1), well below 1 / number of examples.
+      relation: what neighbouring data sets are; a member or its name; no default.
+      noise_multiplier: z > 0; this or epsilon.
+      epsilon: target > 0; this or noise_multiplier.
+      accountant: 'pld' (tight) or 'rdp'.
+      cache_dir: directory for results of the accountant; None: keep nothing on disk.
+
+    Raises:
+      ValueError: for a bad number, for parts that do not match, and where no noise
+        reaches the target; the sentence names field, value, bound and cure.
+    """
+    steps = _validate.integer_at_least(
+        "train.steps", steps, 1, "train for a step or more"
+    )
+    delta = accounting.check_delta(delta)
+    relation = accounting.relation(relation)
+    _validate.one_of("privacy.accountant", accountant, accounting.ACCOUNTANTS)
+    if (noise_multiplier is None) == (epsilon is None):
+        raise ValueError(
+            f"privacy.noise_multiplier={noise_multiplier!r} and "
+            f"privacy.epsilon={epsilon!r} must not be both given or both absent; set "
+            "exactly one of them and leave the other None."
+        )
+    norm = _validate.positive("privacy.l2_clip_norm", clipper.l2_clip_norm)
+    sensitivity = _validate.positive(
+        "clipper.sensitivity", clipper.sensitivity(relation)
+    )
+    event_sensitivity = sensitivity
+    replace_one = accounting.Relation.REPLACE_ONE
+    if sampler.name == "poisson" and relation is replace_one:
+        # Poisson sampling may also leave the record out, on either side: the pair
+        # (1-q) N(0) + q N(+-c) needs a c that bounds one record's own share.
+        alone = clipper.sensitivity(accounting.Relation.ADD_OR_REMOVE_ONE)
+        event_sensitivity = max(sensitivity, 2 * alone)
+
+    def event_of(z: float, count: int) -> accounting.Event:
+        return sampler.event(z * norm, event_sensitivity, count, relation)
+
+    # Raises here, before any search, where sampler, relation and accountant clash.
+    probe = event_of(1.0, steps)
+    reason = accounting.unsupported(probe, relation, accountant)
+    if reason is not None:
+        cure = "set privacy.accountant='pld'"
+        _validate.fail(
+            "privacy.accountant", accountant, f"does not fit: {reason}", cure
+        )
+
+    evaluate = functools.partial(_evaluate, relation=relation, cache_dir=cache_dir)
+    if noise_multiplier is None:
+        z = _calibrate(
+            lambda z: event_of(z, steps),
+            epsilon,
+            delta,
+            relation,
+            accountant,
+            cache_dir,
+        )
+    else:
+        z = _noise_multiplier(noise_multiplier)
+    memory: dict[tuple, float] = {}
+
+    def noise_stddev(step: int | None = None) -> float:
+        if step is not None:
+            _step(step, steps)
+        return z * norm
+
+    def event(step: int | None = None) -> accounting.Event:
+        count = steps if step is None else _step(step, steps, lowest=1)
+        return event_of(z, count)
+
+    default_delta, default_accountant = delta, accountant
+
+    def spent(
+        delta: float | None = None,
+        step: int | None = None,
+        accountant: str | None = None,
+    ) -> float:
+        count = steps if step is None else _step(step, steps)
+        if count == 0:
+            return 0.0
+        at = default_delta if delta is None else accounting.check_delta(delta)
+        by = default_accountant if accountant is None else accountant
+        if (count, at, by) not in memory:
+            memory[count, at, by] = evaluate(event(count), at, accountant=by)
+        return memory[count, at, by]
+
+    def curve(at_steps: Iterable[int]) -> np.ndarray:
+        # `accounting` keeps one step's distribution; a point is a self-composition.
+        return np.array([spent(step=step) for step in at_steps])
+
+    identity = {
+        "unit": clipper.privacy_unit,
+        "rule": _rule_name(clipper.rule),
+        "l2_clip_norm": norm,
+        "trainable": repr(getattr(clipper, "trainable", None)),
+        "sensitivity": event_sensitivity,
+        "sampler": sampler.name,
+        "expected_batch_size": float(sampler.expected_batch_size),
+        "noise_multiplier": z,
+        "steps": steps,
+        "delta": delta,
+        "relation": relation.name,
+        "accountant": accountant,
+        "event": accounting.describe(event_of(z, steps)),
+    }
+    made = Plan(
+        noise_multiplier=z,
+        noise_stddev=noise_stddev,
+        sensitivity=sensitivity,
+        expected_batch_size=sampler.expected_batch_size,
+        steps=steps,
+        delta=delta,
+        relation=relation,
+        accountant=accountant,
+        event=event,
+        epsilon=spent,
+        epsilon_curve=curve,
+        mechanism=noise.gaussian(z * norm),
+        sampler=sampler,
+        digest=_hash(identity),
+        explain=lambda: _explain(made, clipper, norm),
+    )
+    return made
+
+
+def _noise_multiplier(value: Any) -> float:
+    cure = "set privacy.enabled=False to train without privacy"
+    field = "privacy.noise_multiplier"
+    if _validate.non_negative(field, value, cure) == 0:
+        raise ValueError(f"{field}={value!r} gives epsilon=inf; {cure}.")
+    return float(value)
+
+
+def _step(step: int, steps: int, lowest: int = 0) -> int:
+    cure = f"the plan covers {steps} steps; make a longer plan before training"
+    number = _validate.integer_at_least("step", step, lowest, cure)
+    if number > steps:
+        _validate.fail("step", step, f"must be at most {steps}", cure)
+    return number
+
+
+def _evaluate(
+    event: accounting.Event,
+    delta: float,
+    *,
+    relation: accounting.Relation,
+    accountant: str,
+    cache_dir: str | os.PathLike | None,
+) -> float:
+    def compute() -> float:
+        return accounting.epsilon(event, delta, relation, accountant)
+
+    key = _cache_key("epsilon", event, delta, relation, accountant)
+    return _cached(cache_dir, key, compute)
+
+
+def _calibrate(
+    event_of: Callable[[float], accounting.Event],
+    target: float,
+    delta: float,
+    relation: accounting.Relation,
+    accountant: str,
+    cache_dir: str | os.PathLike | None,
+) -> float:
+    cure = "ask for an epsilon such as 1.0 or 8.0"
+    target = _validate.positive("privacy.epsilon", target, cure)
+
+    def exact(z: float) -> float:
+        return _evaluate(
+            event_of(z), delta, relation=relation, accountant=accountant,
+            cache_dir=cache_dir,
+        )  # fmt: skip
+
+    def search() -> float:
+        return _search(event_of, exact, target, delta)
+
+    key = _cache_key("calibrate", event_of(1.0), delta, relation, accountant)
+    key |= {"target": target, "search": _SEARCH_VERSION}
+    return _cached(cache_dir, key, search)
+
+
+def _search(
+    event_of: Callable[[float], accounting.Event],
+    exact: Callable[[float], float],
+    target: float,
+    delta: float,
+) -> float:
+    """A z of six digits whose epsilon is in [_ACCEPT, 1] * target, next to smallest.
+
+    x = log z, y = log epsilon: first x from the rough estimate, second by its slope,
+    then by interpolation of x over y through the last three points, always inside the
+    bracket known so far, and by bisection where that does not help.
+    """
+    low, high = math.log(_SMALLEST), math.log(_LARGEST)
+    aim = math.log(_AIM * target)
+    points: list[tuple[float, float]] = []
+
+    def rough(x: float) -> float:
+        return _log(accounting.rough_epsilon(event_of(math.exp(x)), delta)) - aim
+
+    if rough(low) > 0 > rough(high):
+        x = optimize.brentq(rough, low, high, xtol=1e-4)
+    else:
+        x = 0.0
+    slope = min((rough(x + 0.05) - rough(x - 0.05)) / 0.1, -0.5)
+    for attempt in range(_MOST_EVALUATIONS):
+        z = _six_digits(math.exp(x))
+        x, found = math.log(z), exact(z)
+        if _ACCEPT * target <= found <= target:
+            return z
+        if found > target:
+            low = max(low, x)
+        else:
+            high = min(high, x)
+        if high - low < 2e-6:
+            break
+        points = [*points[-2:], (x, _log(found))]
+        if len(points) == 1:
+            step = (aim - points[0][1]) / slope
+        else:
+            step = _interpolate(points, aim) - x
+        # A step of more than a factor of 2 trusts the curve too far from where it is
+        # known, unless nothing better is known yet.
+        x += min(max(step, -0.7), 0.7) if attempt else step
+        if not low < x < high or attempt > 8:
+            x = (low + high) / 2
+    _unreachable(target, delta, math.exp(high), exact)
+    return math.exp(high)
+
+
+def _interpolate(points: list[tuple[float, float]], y: float) -> float:
+    """The x at y of the polynomial through (y_i, x_i), by Lagrange's formula."""
+    known = {at: x for x, at in points}
+    return sum(
+        x * math.prod((y - other) / (at - other) for other in known if other != at)
+        for at, x in known.items()
+    )
+
+
+def _unreachable(
+    target: float, delta: float, z: float, exact: Callable[[float], float]
+) -> None:
+    if z < 0.999 * _LARGEST:
+        # epsilon(z) drops to 0 within the last digits of z: z itself keeps the promise.
+        if exact(z) <= target:
+            return
+    _validate.fail(
+        "privacy.epsilon",
+        target,
+        f"is out of reach at delta={delta:g} with any noise multiplier from "
+        f"{_SMALLEST:g} to {_LARGEST:g}",
+        "ask for another epsilon, raise delta, train for fewer steps or sample less",
+    )
+
+
+def _log(value: float) -> float:
+    return math.log(min(max(value, 1e-12), 1e12))
+
+
+def _six_digits(z: float) -> float:
+    return float(f"{z:.6g}")
+
+
+def _rule_name(rule: Any) -> str:
+    if isinstance(rule, str) or not callable(rule):
+        return str(rule)
+    return f"{rule.__module__}.{rule.__qualname__}"
+
+
+def _cache_key(
+    kind: str,
+    event: accounting.Event,
+    delta: float,
+    relation: accounting.Relation,
+    accountant: str,
+) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "event": accounting.describe(event),
+        "delta": delta,
+        "relation": relation.name,
+        "accountant": accountant,
+        "version": accounting.VERSION,
+        "discretization": accounting.DISCRETIZATION,
+    }
+
+
+def _hash(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _cached(
+    cache_dir: str | os.PathLike | None,
+    key: dict[str, Any],
+    compute: Callable[[], float],
+) -> float:
+    """The number kept under `key`, or `compute()`, which is then kept.
+
+    A file that cannot be read, or does not vouch for its number, counts as absent; a
+    directory that cannot be written to costs time only.
+    """
+    if cache_dir is None:
+        return compute()
+    path = pathlib.Path(cache_dir) / f"{_hash(key)}.json"
+    try:
+        kept = json.loads(path.read_text())
+        number = float(kept["value"])
+        if kept["check"] == _hash([key, number]) and not math.isnan(number):
+            return number
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    number = float(compute())
+    record = {"key": key, "value": number, "check": _hash([key, number])}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Written whole beside its place and then moved there: never half a file.
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, suffix=".part", delete=False
+        ) as file:
+            json.dump(record, file)
+        os.replace(file.name, path)
+    except OSError:
+        pass
+    return number
+
+
+def _explain(made: Plan, clipper: Any, norm: float) -> str:
+    sampler, relation = made.sampler, made.relation.name
+    by_pld = f"{made.epsilon(accountant='pld'):.4g}"
+    reason = accounting.unsupported(made.event(), made.relation, "rdp")
+    by_rdp = f"none ({reason})"
+    if reason is None:
+        by_rdp = f"{made.epsilon(accountant='rdp'):.4g}"
+    lines = [
+        f"Promise: ({made.epsilon():.4g}, {made.delta:g})-differential privacy for "
+        f"each {clipper.privacy_unit}, under {relation}, over {made.steps} steps.",
+        f"Epsilon by PLD: {by_pld}; by RDP: {by_rdp}.",
+        f"Noise: multiplier z={made.noise_multiplier:.6g}, standard deviation "
+        f"{made.noise_stddev():.6g} on the sum of gradients clipped to {norm:g} by "
+        f"rule {_rule_name(clipper.rule)!r} (sensitivity {made.sensitivity:g}).",
+        f"Batches: {sampler.name}, sample rate {sampler.sample_rate:.6g}, expected "
+        f"batch size {made.expected_batch_size:g}, a public constant.",
+        f"Event: {accounting.describe(made.event())}.",
+        f"Sampling seed: {_secrecy(sampler.secret)}. Noise is as secret as the root "
+        "given to mechanism.init; a seeded root is reproducible, not secret.",
+    ]
+    if made.delta * sampler.num_examples >= 1:
+        lines.append(
+            f"WARNING: delta={made.delta:g} is not below 1/{sampler.num_examples}: "
+            "publishing one record outright would satisfy it; lower delta."
+        )
+    if sampler.rate_from_data and relation == "ADD_OR_REMOVE_ONE":
+        lines.append(
+            "NOTE: the sample rate was computed from the number of examples, which "
+            "ADD_OR_REMOVE_ONE keeps private; this plan treats that number as public. "
+            "Pass sample_rate as a constant to avoid it."
+        )
+    if sampler.name == "shuffled":
+        lines.append(
+            "NOTE: shuffled batches get no amplification by sampling: one full "
+            "Gaussian release per epoch."
+        )
+    return "\n".join(lines)
+
+
+def _secrecy(secret: bool) -> str:
+    return "secret (128 bits from the OS)" if secret else "reproducible, not secret"

@@ -1,0 +1,362 @@
+"""Samplers: which examples make up the batch of a step, and what that is worth.
+
+A sampler is a pure function (128-bit seed, step) -> example ids: NumPy's Philox, keyed
+by the seed, its counter's high words set to (stream, step). There is no iterator state,
+so step 10**6 costs what step 0 costs and a resumed run replays nothing. Every host
+computes the same draw (a release of NumPy may change the streams: keep it for a run).
+
+| sampler | draw | event | relation |
+|---|---|---|---|
+| `poisson` | n ~ Bin(N, q), uniform n-subset: N coins in O(n) | Poisson | any |
+| `fixed_size` | uniform m-subset, without replacement | the same | REPLACE_ONE |
+| `shuffled` | permuted epochs | Gaussian per epoch | REPLACE_SPECIAL |
+
+The draw must stay secret: amplification holds only against those who do not know it. A
+seeded sampler is `reproducible, not secret`.
+
+One compiled program. A draw becomes M physical microbatches of P slots with a mask; M
+is static, `trips` of them are in use, so less than one microbatch is padding. A Poisson
+draw beyond M*P (probability about 1e-23) becomes a second `Physical` of the same shape;
+an empty one has trips = 0. With `shards=D` ids are dealt round-robin over D devices,
+whose trip counts are equal; P is then the slots of one device.
+
+What is public. `expected_batch_size` m normalises the noisy sum and is a constant;
+never divide by the realised size. Under ADD_OR_REMOVE_ONE the number of records N is itself
+private, and so neither m nor q may be computed from it: pass `sample_rate` (or a public
+bound on N to compute it from). Without it q = m/N, and N counts as public knowledge.
+
+Dimension key: D devices, M microbatches, P slots of a microbatch.
+
+Example::
+
+    sampler = sampling.poisson(60_000, 256, physical_batch_size=64)
+    for physical in sampler.physical(step):                # nearly always exactly one
+        batch = {k: v[physical.indices] for k, v in train.items()}     # [M, P, ...]
+        ...                                        # loop over the first physical.trips
+    event = sampler.event(noise_stddev, clipper.sensitivity(relation), steps, relation)
+
+References: https://arxiv.org/abs/2403.17673 (shuffling is not Poisson sampling).
+"""
+
+import functools
+import math
+import secrets
+from collections.abc import Callable
+from typing import NamedTuple
+
+import dp_accounting
+import numpy as np
+from jaxtyping import Bool, Int
+
+from trustml import _validate, rng
+
+Relation = dp_accounting.NeighboringRelation
+
+# Third words of the Philox counter; what they name must never change.
+_STREAMS = {"poisson": 1, "fixed_size": 2, "shuffled": 3}
+
+
+class Physical(NamedTuple):
+    """A draw, laid out for one program; leading axis [D] where the sampler is sharded.
+
+    Attributes:
+      indices: int32[M, P] example ids; 0 where masked.
+      mask: bool[M, P]; False slots are padding.
+      trips: how many of the M microbatches (of every device) hold an example.
+      last: False where another `Physical` of the same logical batch follows.
+    """
+
+    indices: Int[np.ndarray, "*layout M P"]
+    mask: Bool[np.ndarray, "*layout M P"]
+    trips: int
+    last: bool
+
+
+class Sampler(NamedTuple):
+    """Pure functions of the step, and the constants the plan needs.
+
+    Attributes:
+      name: `poisson`, `fixed_size` or `shuffled`.
+      num_examples: number of records ids are drawn from.
+      sample_rate: q; for `shuffled` the share m/N of one step (not an amplification).
+      rate_from_data: True where q was computed from num_examples.
+      expected_batch_size: m, the public constant to divide the noisy sum by.
+      physical_batch_size: P.
+      capacity: M.
+      draw: step -> sorted example ids, int64[n].
+      physical: step -> list of `Physical`, all of one shape, at least one.
+      event: (noise_stddev, sensitivity, steps, relation) -> dp_accounting.DpEvent whose
+        multipliers are noise_stddev / sensitivity; ValueError where the sampler has no
+        event under the relation.
+      seed: 128-bit integer; save it with the run, restore it with `reseed`.
+      secret: True where the seed came from the OS.
+      reseed: (seed, secret=False) -> Sampler, the same with another seed.
+    """
+
+    name: str
+    num_examples: int
+    sample_rate: float
+    rate_from_data: bool
+    expected_batch_size: float
+    physical_batch_size: int
+    capacity: int
+    draw: Callable[[int], np.ndarray]
+    physical: Callable[[int], list[Physical]]
+    event: Callable[..., dp_accounting.DpEvent]
+    seed: int
+    secret: bool
+    reseed: Callable[..., "Sampler"]
+
+
+def poisson(
+    num_examples: int,
+    expected_batch_size: float,
+    *,
+    sample_rate: float | None = None,
+    physical_batch_size: int,
+    shards: int | None = None,
+    seed: int | None = None,
+) -> Sampler:
+    """Every example joins every batch with probability q, independently.
+
+    Args:
+      num_examples: N, number of records there are.
+      expected_batch_size: m, public constant that normalises the sum; 0 < m <= N.
+      sample_rate: q, a public constant in (0, 1]; None: m / num_examples, which treats
+        num_examples as public (see the module docstring).
+      physical_batch_size: P, slots of a microbatch (of one device).
+      shards: None, or the number of devices to deal over (adds a leading axis).
+      seed: None for 128 bits from the OS; an integer below 2**128 is reproducible.
+
+    Raises:
+      ValueError: when built, naming field, value, bound and cure.
+    """
+    size = _num_examples(num_examples)
+    cure = "lower the batch size"
+    mean = _validate.positive("expected_batch_size", expected_batch_size, cure)
+    mean = int(mean) if mean.is_integer() else mean
+    if sample_rate is None and mean > size:
+        _too_large(expected_batch_size, size)
+    if sample_rate is not None:
+        rate = _validate.positive("sample_rate", sample_rate, "it is a probability")
+        if rate > 1:
+            _validate.fail("sample_rate", sample_rate, "must be at most 1", cure)
+    else:
+        rate = mean / size
+
+    def draw(generator: np.random.Generator, step: int) -> np.ndarray:
+        return _subset(generator, size, int(generator.binomial(size, rate)))
+
+    def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
+        del relation  # any
+        gaussian = dp_accounting.GaussianDpEvent(z)
+        sampled = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
+        return dp_accounting.SelfComposedDpEvent(sampled, steps)
+
+    return _sampler(
+        "poisson", size, rate, sample_rate is None, mean, physical_batch_size, shards,
+        seed, draw, event,
+    )  # fmt: skip
+
+
+def fixed_size(
+    num_examples: int,
+    expected_batch_size: int,
+    *,
+    physical_batch_size: int,
+    shards: int | None = None,
+    seed: int | None = None,
+) -> Sampler:
+    """Every batch is a uniform subset of exactly m of the N examples (N is public).
+
+    Arguments and errors as for `poisson`; expected_batch_size is an integer.
+    """
+    size = _num_examples(num_examples)
+    batch = _batch_size(expected_batch_size, size)
+
+    def draw(generator: np.random.Generator, step: int) -> np.ndarray:
+        return _subset(generator, size, batch)
+
+    def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
+        if relation is not Relation.REPLACE_ONE:
+            _refuse("fixed_size", relation, "REPLACE_ONE (its N and m are public)")
+        gaussian = dp_accounting.GaussianDpEvent(z)
+        sampled = dp_accounting.SampledWithoutReplacementDpEvent(size, batch, gaussian)
+        return dp_accounting.SelfComposedDpEvent(sampled, steps)
+
+    return _sampler(
+        "fixed_size", size, batch / size, True, batch, physical_batch_size, shards,
+        seed, draw, event,
+    )  # fmt: skip
+
+
+def shuffled(
+    num_examples: int,
+    expected_batch_size: int,
+    *,
+    physical_batch_size: int,
+    shards: int | None = None,
+    seed: int | None = None,
+    amplified: bool = False,
+) -> Sampler:
+    """Epochs of floor(N/m) batches of exactly m, a new permutation for each epoch.
+
+    An example is in at most one batch per epoch, so an epoch costs one unamplified
+    Gaussian release, whatever its length; a begun epoch counts as a whole one. To claim
+    Poisson's amplification for shuffled batches is an error (Chua et al. 2024), hence
+    `amplified=True` is refused. Other arguments and errors as for `fixed_size`.
+    """
+    if amplified:
+        _validate.fail(
+            "amplified",
+            amplified,
+            "has no proof: shuffled batches are not Poisson samples",
+            "use sampling.poisson for amplification",
+        )
+    size = _num_examples(num_examples)
+    batch = _batch_size(expected_batch_size, size)
+    per_epoch = size // batch
+
+    def draw(permutation: np.ndarray, step: int) -> np.ndarray:
+        start = (step % per_epoch) * batch
+        return np.sort(permutation[start : start + batch])
+
+    def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
+        if relation is not Relation.REPLACE_SPECIAL:
+            _refuse("shuffled", relation, "REPLACE_SPECIAL (zero-out)")
+        epochs = -(-steps // per_epoch)
+        return dp_accounting.SelfComposedDpEvent(
+            dp_accounting.GaussianDpEvent(z), epochs
+        )
+
+    return _sampler(
+        "shuffled", size, batch / size, True, batch, physical_batch_size, shards,
+        seed, draw, event, per_epoch,
+    )  # fmt: skip
+
+
+def _sampler(
+    name: str,
+    size: int,
+    rate: float,
+    rate_from_data: bool,
+    mean: float,
+    slots: int,
+    shards: int | None,
+    seed: int | None,
+    draw_with: Callable[..., np.ndarray],
+    event_with: Callable[..., dp_accounting.DpEvent],
+    per_epoch: int | None = None,
+) -> Sampler:
+    cure = "it is the number of slots of a microbatch"
+    slots = _validate.integer_at_least("physical_batch_size", slots, 1, cure)
+    if shards is not None:
+        cure = "it is the number of devices"
+        shards = _validate.integer_at_least("shards", shards, 1, cure)
+    row = slots * (shards or 1)
+    likely = math.ceil((mean + 10 * math.sqrt(mean)) / row)
+    capacity = min(likely, math.ceil(size / row))
+
+    def event(noise_stddev, sensitivity, steps, relation):
+        if not isinstance(relation, Relation):
+            names = ", ".join(str(member) for member in Relation)
+            _validate.fail("relation", relation, f"must be one of {names}")
+        steps = _validate.integer_at_least("steps", steps, 1, "take a step or more")
+        off = "set privacy.enabled=False to train without privacy"
+        stddev = _validate.positive("noise_stddev", noise_stddev, off)
+        bound = "take it from the clipper"
+        return event_with(
+            stddev / _validate.positive("sensitivity", sensitivity, bound),
+            steps,
+            relation,
+        )
+
+    def seeded(seed: int, secret: bool = False) -> Sampler:
+        seed = rng.check_seed("sampling.seed", seed)
+
+        @functools.lru_cache(maxsize=2)
+        def permutation(epoch: int) -> np.ndarray:
+            return _generator(seed, name, epoch).permutation(size)
+
+        def draw(step: int) -> np.ndarray:
+            step = _validate.integer_at_least("step", step, 0, "steps count from 0")
+            if per_epoch is not None:
+                return draw_with(permutation(step // per_epoch), step)
+            return draw_with(_generator(seed, name, step), step)
+
+        def physical(step: int) -> list[Physical]:
+            return _lay_out(draw(step), capacity, slots, shards)
+
+        return Sampler(
+            name, size, rate, rate_from_data, mean, slots, capacity,
+            draw, physical, event, seed, secret, seeded,
+        )  # fmt: skip
+
+    if seed is None:
+        return seeded(secrets.randbits(128), secret=True)
+    return seeded(seed)
+
+
+def _generator(seed: int, name: str, step: int) -> np.random.Generator:
+    # The two low words count the draws of one step: 2**128 of them.
+    words = np.array([0, 0, step, _STREAMS[name]], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=seed, counter=words))
+
+
+def _subset(generator: np.random.Generator, size: int, count: int) -> np.ndarray:
+    # Unshuffled choice is O(count): Floyd's algorithm, or a partial shuffle where the
+    # subset is a large part of the whole.
+    ids = generator.choice(size, count, replace=False, shuffle=False)
+    return np.sort(ids.astype(np.int64))
+
+
+def _lay_out(
+    ids: np.ndarray, capacity: int, slots: int, shards: int | None
+) -> list[Physical]:
+    devices = shards or 1
+    room = devices * capacity * slots
+    chunks = [ids[start : start + room] for start in range(0, max(len(ids), 1), room)]
+    laid_out = []
+    for number, chunk in enumerate(chunks):
+        indices = np.zeros((devices, capacity * slots), np.int32)
+        mask = np.zeros((devices, capacity * slots), bool)
+        for device in range(devices):
+            dealt = chunk[device::devices]
+            indices[device, : len(dealt)] = dealt
+            mask[device, : len(dealt)] = True
+        shape = (capacity, slots) if shards is None else (devices, capacity, slots)
+        trips = math.ceil(len(chunk) / (devices * slots))
+        last = number == len(chunks) - 1
+        laid_out.append(
+            Physical(indices.reshape(shape), mask.reshape(shape), trips, last)
+        )
+    return laid_out
+
+
+def _num_examples(value: int) -> int:
+    size = _validate.integer_at_least("num_examples", value, 1, "load some data")
+    if size >= 2**31:
+        _validate.fail("num_examples", value, "must be below 2**31", "use fewer")
+    return size
+
+
+def _batch_size(value: int, size: int) -> int:
+    cure = "this sampler's batches have one integer size"
+    batch = _validate.integer_at_least("expected_batch_size", value, 1, cure)
+    if batch > size:
+        _too_large(value, size)
+    return batch
+
+
+def _too_large(value: float, size: int) -> None:
+    bound = f"must be at most the {size} examples there are"
+    _validate.fail("expected_batch_size", value, bound, "lower train.batch_size")
+
+
+def _refuse(name: str, relation: Relation, valid: str) -> None:
+    _validate.fail(
+        "privacy.relation",
+        relation.name,
+        f"does not fit the sampler {name}, whose guarantee holds under {valid}",
+        "change the relation, or use sampling.poisson, which allows any",
+    )
