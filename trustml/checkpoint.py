@@ -17,12 +17,15 @@ Example::
     saver.save(step, state, {'epsilon': 1.2})
 """
 
+import contextlib
 import errno
 import json
+import logging
 import os
 import pathlib
 import shutil
 import zlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -127,12 +130,25 @@ def _is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def _without_log() -> Iterator[None]:
+    """Keeps orbax from printing the traces of errors that are raised here anyway."""
+    logger = logging.getLogger("absl")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def _write(directory: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    ocp.PyTreeCheckpointer().save(directory, arrays)
+    with _without_log():
+        ocp.PyTreeCheckpointer().save(directory, arrays)
 
 
 def _read(directory: pathlib.Path) -> dict[str, np.ndarray]:
-    return ocp.PyTreeCheckpointer().restore(directory)
+    with _without_log():
+        return ocp.PyTreeCheckpointer().restore(directory)
 
 
 class Checkpointer:

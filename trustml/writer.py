@@ -22,7 +22,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import rich.console
@@ -111,7 +111,7 @@ class Writer:
         examples_per_step: float | None = None,
         epsilon_budget: float | None = None,
         name: str = "",
-        stream: TextIO | None = None,
+        stream: Any = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         """Opens the files of `workdir`.
@@ -125,7 +125,7 @@ class Writer:
           examples_per_step: (expected) batch size, for the examples per second.
           epsilon_budget: shown beside the epsilon spent.
           name: of the run, at the head of the progress line.
-          stream: where progress goes; standard output where None.
+          stream: text file where progress goes; standard output where None.
           clock: seconds, monotonic.
         """
         self.workdir = pathlib.Path(workdir)
