@@ -102,7 +102,10 @@ def test_refuses_other_digest(tmp_path):
 @pytest.mark.parametrize(
     ("template", "phrase"),
     [
-        ({"a": {"w": np.zeros(4)}, "b": 1}, r"a/w is float64\[3\] in it and float64\[4\]"),
+        (
+            {"a": {"w": np.zeros(4)}, "b": 1},
+            r"a/w is float64\[3\] in it and float64\[4\]",
+        ),
         (
             {"a": {"w": np.zeros(3, np.float32)}, "b": 1},
             r"a/w is float64\[3\] in it and float32\[3\] here",
@@ -144,12 +147,16 @@ def test_full_disk_leaves_the_previous_one(tmp_path, monkeypatch, where):
         if where == "within":
             real(directory, arrays)
         if where == "text":
-            raise ValueError("INTERNAL: write failed [OS error: No space left on device]")
+            raise ValueError(
+                "INTERNAL: write failed [OS error: No space left on device]"
+            )
         raise OSError(errno.ENOSPC, "No space left on device")
 
     real = checkpoint._write
     monkeypatch.setattr(checkpoint, "_write", full)
-    with pytest.raises(OSError, match="disk is full.*step 2.*step 1 is intact") as error:
+    with pytest.raises(
+        OSError, match="disk is full.*step 2.*step 1 is intact"
+    ) as error:
         saver.save(2, _state(2))
     assert error.value.errno == errno.ENOSPC
     monkeypatch.undo()
@@ -185,7 +192,9 @@ def test_damage_is_noticed(tmp_path, how):
     else:
         for file in path.rglob("d/*"):
             file.unlink()
-    with pytest.raises(ValueError, match="is damaged; delete it to continue from step 1"):
+    with pytest.raises(
+        ValueError, match="is damaged; delete it to continue from step 1"
+    ):
         saver.restore({"x": np.zeros(1000)})
 
 

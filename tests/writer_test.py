@@ -132,10 +132,10 @@ def test_plain_lines_every_few_seconds(tmp_path):
         out.say("done")
     lines = stream.getvalue().splitlines()
     assert lines[0] == "run 1/40  loss 1.0000  ε 0.100/8"
-    assert lines[1] == (
-        "run 6/40  loss 0.1667  ε 0.600/8  100 examples/s  0:34 left"
+    assert lines[1] == ("run 6/40  loss 0.1667  ε 0.600/8  100 examples/s  0:34 left")
+    assert lines[-2].endswith(
+        "40/40  loss 0.0250  ε 4.000/8  100 examples/s  0:40 in all"
     )
-    assert lines[-2].endswith("40/40  loss 0.0250  ε 4.000/8  100 examples/s  0:40 in all")
     assert lines[-1] == "done" and len(lines) == 1 + 7 + 1 + 1
 
 

@@ -1,8 +1,8 @@
 """Checks of arguments, in one voice.
 
-Every check returns the value it was given, or raises a `ValueError` of one sentence that
-names the field, the value, the bound and the cure:
-`privacy.l2_clip_norm=-1.0 must be a positive number; set the L2 norm ...`.
+Every check returns the value it was given, or raises a `ValueError` of one sentence
+that names the field, the value, the bound and the cure:
+`privacy.l2_clip_norm=-1.0 must be a finite number > 0; 1.0 is usual.`
 Only static (Python) values are checked here, never traced arrays.
 
 Example::

@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -88,7 +89,7 @@ def _pack(path: Any, leaf: Any) -> tuple[_Leaf, np.ndarray | None]:
         row = row._replace(impl=str(jax.random.key_impl(leaf)))
         leaf = jax.random.key_data(leaf)
     flat = np.array(leaf).reshape(-1)  # a copy: the caller may donate the original
-    row = row._replace(crc=zlib.crc32(flat.view(np.uint8)))
+    row = row._replace(crc=zlib.crc32(flat.tobytes()))
     return row, flat if flat.size else None  # orbax does not take empty arrays
 
 
@@ -99,7 +100,7 @@ def _unpack(row: _Leaf, flat: np.ndarray | None, template: Any) -> Any:
     if _is_key(template):
         data = np.zeros(0, np.uint32) if flat is None else flat
         width = jax.random.key_data(jax.random.key(0, impl=row.impl)).shape
-        data = data.reshape(row.shape + width).astype(np.uint32)
+        data = jnp.asarray(data.reshape(row.shape + width), jnp.uint32)
         return jax.device_put(jax.random.wrap_key_data(data, impl=row.impl), sharding)
     dtype = np.dtype(template.dtype)
     array = np.zeros(row.shape, dtype) if flat is None else flat
@@ -245,11 +246,13 @@ class Checkpointer:
     def _disk_full(self, step: int, arrays: dict[str, np.ndarray]) -> str:
         needed = sum(flat.nbytes for flat in arrays.values()) / 1e6
         kept = self.steps()
-        intact = f"the checkpoint of step {kept[-1]} is intact" if kept else "none is lost"
+        intact = (
+            f"the checkpoint of step {kept[-1]} is intact" if kept else "none is lost"
+        )
         return (
-            f"the disk is full: the checkpoint of step {step} needs about {needed:.1f} MB"
-            f" in {self.directory}; {intact}, so free some space and run the same "
-            "command again."
+            f"the disk is full: the checkpoint of step {step} needs about "
+            f"{needed:.1f} MB in {self.directory}; {intact}, so free some space and "
+            "run the same command again."
         )
 
     def restore(self, template: Any) -> Restored | None:
@@ -273,7 +276,9 @@ class Checkpointer:
         )
         try:
             table = json.loads((path / "meta.json").read_text())
-            rows = [_Leaf(**r)._replace(shape=tuple(r["shape"])) for r in table["leaves"]]
+            rows = [
+                _Leaf(**r)._replace(shape=tuple(r["shape"])) for r in table["leaves"]
+            ]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(damaged) from error
         if table["digest"] != self._digest:
@@ -290,7 +295,7 @@ class Checkpointer:
         except Exception as error:  # orbax and tensorstore have no common error
             raise ValueError(damaged) from error
         for row, flat in zip(rows, flats, strict=True):
-            content = b"" if flat is None else np.asarray(flat).view(np.uint8)
+            content = b"" if flat is None else np.asarray(flat).tobytes()
             if zlib.crc32(content) != row.crc and not row.dtype.startswith("python "):
                 raise ValueError(damaged)
         restored = [

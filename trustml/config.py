@@ -1,9 +1,9 @@
 """From a config file to frozen dataclasses, once; the only place that knows ConfigDict.
 
 A config file starts from `default()`, changes what it needs and is handed to
-`from_config_dict`, which refuses unknown fields (naming the nearest one), wrong types and
-every value that is out of its static bounds. What it returns is frozen, comparable,
-and has one stable `digest`, by which checkpoints and working directories are known.
+`from_config_dict`, which refuses unknown fields (naming the nearest one), wrong types
+and every value that is out of its static bounds. What it returns is frozen and
+comparable, and has one stable `digest`, by which its checkpoints are known.
 
 Example (`configs/mine.py`)::
 
@@ -58,7 +58,8 @@ class DataSpec:
     Attributes:
       name: one of `DATASETS`; 'file' (implied by `path`) reads your own.
       path: TSV, JSONL or CSV file of training rows.
-      valid_path: the same for validation; '' takes `valid_fraction` of the training rows.
+      valid_path: the same for validation; '' takes `valid_fraction` of the training
+        rows.
       test_path: the same for testing; '' takes the validation rows.
       text_column: column with the text.
       label_column: column with the label.
@@ -94,7 +95,9 @@ class DataSpec:
         _validate.integer_at_least("data.max_length", self.max_length, 1)
         _validate.one_of("data.vocabulary", self.vocabulary, VOCABULARIES)
         _validate.integer_at_least("data.vocabulary_size", self.vocabulary_size, 2)
-        _validate.in_half_open_interval("data.valid_fraction", self.valid_fraction, 0, 1)
+        _validate.in_half_open_interval(
+            "data.valid_fraction", self.valid_fraction, 0, 1
+        )
         _validate.integer_at_least("data.limit", self.limit, 0, "0 takes all examples")
 
 
@@ -178,7 +181,8 @@ class PrivacySpec:
     Attributes:
       enabled: False trains without privacy.
       epsilon: the budget, from which noise is calibrated; or None.
-      noise_multiplier: noise_stddev / l2_clip_norm, from which epsilon follows; or None.
+      noise_multiplier: noise_stddev / l2_clip_norm, from which epsilon follows; or
+        None.
       delta: in (0, 1); below 1 / number of examples to mean anything.
       relation: one of `RELATIONS`, the neighbors that are hard to tell apart.
       l2_clip_norm: bound of one example's gradient.
@@ -218,7 +222,9 @@ class PrivacySpec:
                 _validate.fail("privacy.noise_multiplier", 0.0, gives, off)
             _validate.positive("privacy.noise_multiplier", self.noise_multiplier, off)
         if self.epsilon is not None and self.noise_multiplier is not None:
-            bound = f"and privacy.noise_multiplier={self.noise_multiplier!r} are both set"
+            bound = (
+                f"and privacy.noise_multiplier={self.noise_multiplier!r} are both set"
+            )
             cure = "set one of them and give None to the other, which follows from it"
             _validate.fail("privacy.epsilon", self.epsilon, bound, cure)
         cure = "1e-5 is usual; it must be well below 1 / number of examples"
@@ -253,7 +259,8 @@ class TrainSpec:
     Attributes:
       steps: number of updates.
       batch_size: examples per update: expected ('poisson') or exact.
-      physical_batch_size: examples on the devices at once; 0 = chosen from `batch_size`.
+      physical_batch_size: examples on the devices at once; 0 = chosen from
+        `batch_size`.
       eval_every: steps between evaluations; 0 = only at the end.
       checkpoint_every: steps between checkpoints; 0 = only at the end.
       log_every: steps between rows of metrics.
@@ -353,7 +360,9 @@ class RunConfig:
         if self.optimizer.warmup_steps >= self.train.steps:
             bound = f"must be < train.steps={self.train.steps}"
             value = self.optimizer.warmup_steps
-            _validate.fail("optimizer.warmup_steps", value, bound, "shorten the warm-up")
+            _validate.fail(
+                "optimizer.warmup_steps", value, bound, "shorten the warm-up"
+            )
         most, chunk = self.train.physical_batch_size, self.privacy.microbatch_size
         if most and chunk > most:
             bound = f"must be <= train.physical_batch_size={most}"
@@ -380,8 +389,16 @@ class RunConfig:
             _validate.fail("privacy.enabled", False, bound, cure)
 
 
+_KIND_NAMES = {
+    str: "text",
+    int: "an integer",
+    float: "a number",
+    bool: "True or False",
+}
+
+
 def _convert(field: str, value: Any, kind: Any) -> Any:
-    """`value` as the annotated type `kind` of `field`; `ValueError` if it is not one."""
+    """`value` as the annotated type `kind`; `ValueError` if it is not one."""
     if dataclasses.is_dataclass(kind):
         return _build(kind, value, field)
     if isinstance(kind, types.UnionType):  # X | None
@@ -394,14 +411,15 @@ def _convert(field: str, value: Any, kind: Any) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-        name = {"str": "text", "int": "an integer", "float": "a number"}
-        _validate.fail(field, value, f"must be {name.get(kind.__name__, 'True or False')}")
+        _validate.fail(field, value, f"must be {_KIND_NAMES[kind]}")
     return kind(value)
 
 
 def _build(kind: Any, tree: Any, prefix: str) -> Any:
     if not isinstance(tree, (Mapping, ml_collections.ConfigDict)):
-        _validate.fail(prefix, tree, "must be a tree of fields", "set its fields instead")
+        _validate.fail(
+            prefix, tree, "must be a tree of fields", "set its fields instead"
+        )
     kinds = {f.name: f.type for f in dataclasses.fields(kind)}
     values = {}
     for name, value in tree.items():
@@ -421,15 +439,36 @@ def _unknown(field: str) -> typing.NoReturn:
     raise ValueError(f"config has no field {field!r}; {hint}")
 
 
-def field_names() -> tuple[str, ...]:
-    """Dotted names of all fields, such as 'privacy.epsilon'."""
-    names = []
+def _kinds() -> dict[str, Any]:
+    """Dotted names of all fields -> their annotations."""
+    kinds = {}
     for field in dataclasses.fields(RunConfig):
         if dataclasses.is_dataclass(field.type):
-            names += [f"{field.name}.{f.name}" for f in dataclasses.fields(field.type)]
+            for inner in dataclasses.fields(field.type):
+                kinds[f"{field.name}.{inner.name}"] = inner.type
         else:
-            names.append(field.name)
-    return tuple(names)
+            kinds[field.name] = field.type
+    return kinds
+
+
+def field_names() -> tuple[str, ...]:
+    """Dotted names of all fields, such as 'privacy.epsilon'."""
+    return tuple(_kinds())
+
+
+def kind_of(field: str) -> str:
+    """What a field takes: 'an integer', 'a number or None', 'a tuple of text' or so.
+
+    Raises:
+      ValueError: no such field; names the nearest.
+    """
+    kind = _kinds()[check_field(field)]
+    if typing.get_origin(kind) is tuple:
+        names = {str: "text", int: "integers", float: "numbers"}
+        return f"a tuple of {names[typing.get_args(kind)[0]]}"
+    if isinstance(kind, types.UnionType):
+        return f"{_KIND_NAMES[typing.get_args(kind)[0]]} or None"
+    return _KIND_NAMES[kind]
 
 
 def check_field(field: str) -> str:

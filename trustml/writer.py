@@ -36,8 +36,8 @@ _PLAIN_SECONDS = 5.0  # between plain lines, where there is no terminal
 def _event_files(directory: pathlib.Path, purge_step: int | None) -> Any:
     """A TensorBoard writer.
 
-    tensorboardX imports PyTorch wherever it finds it (seconds, 200 MB), to know one type
-    that is never given to it here; so PyTorch is out of sight during that import.
+    tensorboardX imports PyTorch wherever it finds it (seconds, 200 MB), to know one
+    type that is never given to it here; so PyTorch is out of sight during that import.
     """
     hide = "torch" not in sys.modules
     if hide:
@@ -61,7 +61,9 @@ def _number(name: str, value: Any) -> int | float | None:
         except (TypeError, ValueError):
             array = np.zeros(2)
         if array.size != 1:
-            _validate.fail(f"metric {name}", value, "is not a scalar", "reduce it first")
+            _validate.fail(
+                f"metric {name}", value, "is not a scalar", "reduce it first"
+            )
     number = array.reshape(()).item()
     if isinstance(number, float):
         return number if math.isfinite(number) else None
@@ -82,7 +84,7 @@ def _keep_until(path: pathlib.Path, step: int | None) -> None:
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Rows of a `metrics.jsonl` or `timing.jsonl`; a last incomplete line is left out."""
+    """Rows of a `metrics.jsonl` or `timing.jsonl`, less an incomplete last line."""
     text = pathlib.Path(path).read_text(encoding="utf-8")
     complete = text[: text.rfind("\n") + 1]
     return [json.loads(line) for line in complete.splitlines()]
@@ -91,7 +93,9 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    return (
+        f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+    )
 
 
 class Writer:
@@ -161,7 +165,9 @@ class Writer:
                 rich.progress.TextColumn("{task.fields[status]}", markup=False),
                 console=console,
             )
-            self._task = self._bar.add_task(name or "step", total=total_steps, status="")
+            self._task = self._bar.add_task(
+                name or "step", total=total_steps, status=""
+            )
             self._bar.update(self._task, completed=resume_step or 0)
             self._bar.start()
 
@@ -182,7 +188,9 @@ class Writer:
           ValueError: if a metric is not a scalar or is called 'step'.
         """
         if "step" in metrics:
-            _validate.fail("metric", "step", "is taken", "give it as the first argument")
+            _validate.fail(
+                "metric", "step", "is taken", "give it as the first argument"
+            )
         row = {name: _number(name, value) for name, value in metrics.items()}
         self._metrics.write(json.dumps({"step": int(step), **row}) + "\n")
         self._metrics.flush()
@@ -198,7 +206,10 @@ class Writer:
 
     def _time(self, step: int, extra: Mapping[str, Any]) -> None:
         now = self._clock()
-        row: dict[str, Any] = {"step": step, "wall_seconds": round(now - self._start, 3)}
+        row: dict[str, Any] = {
+            "step": step,
+            "wall_seconds": round(now - self._start, 3),
+        }
         self._status.pop("rate", None)
         if self._first is None:
             self._first = (step, now)

@@ -1,0 +1,1 @@
+"""What starts things: runs, sweeps and benchmarks. Only here are there flags."""

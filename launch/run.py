@@ -1,0 +1,237 @@
+"""Runs one experiment from one config file.
+
+  python -m launch.run --config=configs/quickstart.py[:smoke] [--workdir=runs/a]
+                       [--config.privacy.epsilon=3 ...] [--debug]
+
+  --config      a Python file with `get_config(arg)`; what follows a colon is `arg`.
+  --config.X    overrides one field of it; `None` empties a field that may be empty.
+  --workdir     where everything is written; default: runs/<name of the config>.
+  --debug       show the traceback of errors that otherwise get one sentence.
+
+The same command again continues where a killed run stopped. What is wrong with the
+command, the configuration or the files it names ends before any computation, with
+one sentence on stderr and exit code 2.
+"""
+
+import json
+import os
+import pathlib
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import config_flags
+
+from trustml import _validate, config
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_EXAMPLE = "--config=configs/quickstart.py"
+
+
+class Command(NamedTuple):
+    """A command line, parsed.
+
+    Attributes:
+      config: what to run.
+      workdir: where to.
+    """
+
+    config: config.RunConfig
+    workdir: pathlib.Path
+
+
+def _experiment(name: str) -> Callable[[config.RunConfig, pathlib.Path], Any]:
+    """The function that runs experiment `name`; imported only when it is wanted."""
+    if name == "train":
+        from trustml.experiments import train
+
+        return train.run
+    if name == "trust_report":
+        from trustml.experiments import trust_report
+
+        return trust_report.run
+    raise ValueError(f"experiment={name!r} has no entry in launch/run.py.")
+
+
+def _find_config(path: str) -> pathlib.Path:
+    """The config file, looked for here and then in the repository."""
+    if not pathlib.Path(path).is_file() and (_ROOT / path).is_file():
+        return _ROOT / path
+    return _validate.existing_file("--config", path, f"try {_EXAMPLE}")
+
+
+def _load(spec: str) -> Any:
+    """The ConfigDict of `path[:arg]`."""
+    name, _, arg = spec.partition(":")
+    path = _find_config(name)
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        if get_config is None:
+            raise ValueError("there is no get_config(arg) in it")
+        return get_config(arg) if arg else get_config()
+    except Exception as error:
+        lines = [f for f in traceback.extract_tb(error.__traceback__)]
+        inside = [f.lineno for f in lines if f.filename == str(path)]
+        where = f"{name}:{inside[-1]}" if inside else name
+        raise ValueError(f"{where}: {_one_line(error)}") from error
+
+
+def _split(argv: Sequence[str]) -> tuple[str, list[str], list[str]]:
+    """`--config`'s value, fields to set to None, and the other arguments."""
+    spec, empty, rest = "", [], []
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if re.fullmatch("--?config", flag):
+            spec = value if equals else next(arguments, "")
+        elif match := re.fullmatch(r"--?(?:no)?config\.(.+)", flag):
+            kind = config.kind_of(match[1])
+            if value.lower() == "none" and kind.endswith("or None"):
+                empty.append(match[1])
+            elif kind == "a tuple of text" and equals and value[:1] not in "('\"":
+                names = tuple(value.split(","))  # a,b is friendlier than ('a','b')
+                rest.append(f"{flag}={names!r}")
+            else:
+                rest.append(argument)
+        else:
+            rest.append(argument)
+    if not spec:
+        raise ValueError(f"--config is missing; try {_EXAMPLE}.")
+    return spec, empty, rest
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """A command line (without the program's name) as a `Command`.
+
+    Raises:
+      ValueError: unknown flag or field (naming the nearest), or a wrong value.
+      FileNotFoundError: no config file, or a data file that is not there.
+    """
+    spec, empty, rest = _split([a for a in argv if a != "--debug"])
+    tree = _load(spec)
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "", flag_values=values)
+    config_flags.DEFINE_config_dict(
+        "config", tree, flag_values=values, sys_argv=["run", *rest]
+    )
+    try:
+        left = values(["run", *rest])[1:]
+    except flags.UnrecognizedFlagError as error:
+        known = ["config", "workdir", "debug"]
+        known += [f"config.{name}" for name in config.field_names()]
+        guess = _validate.nearest(error.flagname, known)
+        hint = f"did you mean --{guess}?" if guess else "--help lists the flags."
+        raise ValueError(f"unknown flag --{error.flagname}; {hint}") from error
+    except flags.Error as error:
+        if match := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.S):
+            kind = config.kind_of(match[1])
+            _validate.fail(match[1], match[2], f"must be {kind}")
+        raise ValueError(f"{_one_line(error)}; --help explains the flags.") from error
+    if left:
+        raise ValueError(f"unexpected argument {left[0]!r}; {_EXAMPLE} is the form.")
+    tree: Any = values["config"].value
+    for field in empty:
+        with tree.unlocked(), tree.ignore_type():
+            tree.update_from_flattened_dict({field: None})
+    name, _, arg = spec.partition(":")
+    stem = pathlib.Path(name).stem + (f"-{arg}" if arg else "")
+    workdir = values["workdir"].value or f"runs/{stem}"
+    return Command(config.from_config_dict(tree), pathlib.Path(workdir))
+
+
+def claim(workdir: pathlib.Path, run: config.RunConfig) -> None:
+    """Makes `workdir` the one of `run`, by its config.json; writes over nothing.
+
+    Raises:
+      ValueError: it holds another run (naming the first field that differs), or files
+        that are no run at all.
+    """
+    path = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        _validate.fail("workdir", str(workdir), "is a file", "name a directory")
+    others = [p.name for p in workdir.iterdir()] if workdir.is_dir() else []
+    others = sorted(set(others) - {"config.json", "config.json.tmp"})
+    if path.exists():
+        there = _fields(json.loads(path.read_text()))
+        here = _fields(config.to_dict(run))
+        names = [n for n in [*here, *there] if there.get(n, "?") != here.get(n, "?")]
+        if not names:
+            return
+        if others:
+            name = names[0]
+            bound = (
+                f"holds another run: {name} is {there.get(name)!r} there "
+                f"and {here.get(name)!r} here"
+            )
+            cure = "choose another --workdir, or delete it to start anew"
+            _validate.fail("workdir", str(workdir), bound, cure)
+    elif others:
+        bound = f"holds files that are no run of ours, such as {others[0]!r}"
+        cure = "choose an empty or a new directory"
+        _validate.fail("workdir", str(workdir), bound, cure)
+    workdir.mkdir(parents=True, exist_ok=True)
+    temporary = workdir / "config.json.tmp"
+    temporary.write_text(config.to_json(run))
+    os.replace(temporary, path)
+
+
+def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted names and values of nested dicts."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _fields(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror
+        if error.filename:
+            text += f": {error.filename}"
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _is_for_the_user(error: BaseException) -> bool:
+    """Whether the error's own sentence says it all.
+
+    So for what the operating system refuses, and for a ValueError that was raised by a
+    line of this repository, not by a library that it called.
+    """
+    if isinstance(error, OSError):
+        return True
+    frames = list(traceback.walk_tb(error.__traceback__))
+    module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
+    return module.partition(".")[0] in ("trustml", "launch") or module == __name__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if "--help" in argv or "-h" in argv:
+        print(__doc__)
+        return 0
+    try:
+        command = parse(argv)
+        claim(command.workdir, command.config)
+        _experiment(command.config.experiment)(command.config, command.workdir)
+    except (ValueError, OSError) as error:
+        if "--debug" in argv or not _is_for_the_user(error):
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command continues.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
