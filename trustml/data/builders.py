@@ -82,7 +82,8 @@ class TrustmlData(tfds.core.GeneratorBasedBuilder):
         labels = source.label_names or dataset.sort_labels(
             row["label"] for rows in self._rows.values() for row in rows
         )
-        features: dict[str, Any] = {"label": tfds.features.ClassLabel(names=list(labels))}
+        label = tfds.features.ClassLabel(names=list(labels))
+        features: dict[str, Any] = {"label": label}
         for name, value in first.items():
             if name == "label":
                 continue

@@ -29,6 +29,7 @@ import numpy as np
 from trustml import _validate
 from trustml.data import dataset, tables, tokenizers
 
+_LARGEST = float(np.finfo(np.float32).max)  # features are kept in float32
 _LENGTH_EDGES = (5, 10, 20)  # words; constants, see `dataset.assemble`
 
 
@@ -238,8 +239,7 @@ def _number(table: tables.Table, row: int, column: str) -> float:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    # The second test is about float32, which the features are kept in.
-    if not math.isfinite(number) or abs(number) > np.finfo(np.float32).max:
+    if not math.isfinite(number) or abs(number) > _LARGEST:
         raise table.error(
             row, f"has {column}={value!r}; give a finite number, or drop the row."
         )

@@ -166,17 +166,14 @@ def _read_fields(numbered, where: str):
 
 
 def _read_jsonl(text: str, where: str):
-    rows, lines = [], []
+    rows, lines, row = [], [], None
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-
-        def members(pairs, line_number=number):
-            _refuse_duplicates([k for k, _ in pairs], f"{where} line {line_number}")
-            return dict(pairs)
-
         try:
-            row = json.loads(line, object_pairs_hook=members)
+            row = json.loads(line, object_pairs_hook=_members)
+        except _TwiceError as error:
+            _refuse_duplicates(error.args[0], f"{where} line {number}")
         except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(
                 f"{where} line {number} is not JSON ({error}); "
@@ -191,6 +188,17 @@ def _read_jsonl(text: str, where: str):
         lines.append(number)
     columns = tuple(rows[0]) if rows else ()
     return columns, rows, lines
+
+
+class _TwiceError(Exception):
+    """A JSON object names a member twice; holds the names."""
+
+
+def _members(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise _TwiceError([name for name, _ in pairs])
+    return row
 
 
 def _refuse_duplicates(header: Sequence[str], where: str) -> None:

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tokenizers as hugging_face
 from jaxtyping import Int32
 
 from trustml import _validate
@@ -170,19 +171,11 @@ def pretrained(directory) -> Tokenizer:
     Raises:
       FileNotFoundError: if there is no such file.
       ValueError: when encoding, if `max_length` leaves no room beside the marks.
-      ImportError: if the package `tokenizers` is not installed.
     """
     folder = _validate.existing_directory("data.pretrained_dir", directory)
     path = _validate.existing_file(
         "tokenizer.json", folder / "tokenizer.json", "give a Hugging Face checkpoint"
     )
-    try:
-        import tokenizers as hugging_face  # the extra [pretrained]
-    except ImportError as error:
-        raise ImportError(
-            "data.vocabulary='pretrained' needs the package 'tokenizers'; "
-            "run: pip install tokenizers."
-        ) from error
     content = path.read_bytes()
     try:
         engine = hugging_face.Tokenizer.from_buffer(content)
