@@ -86,7 +86,7 @@ def gaussian(stddev: float) -> Mechanism:
     cure = "set privacy.enabled=False to train without privacy"
     built_in = _validate.positive("noise_stddev", stddev, cure)
 
-    def init(root: rng.Root) -> NoiseState:
+    def init(root) -> NoiseState:
         if not isinstance(root, rng.Root):
             _validate.fail(
                 "root",

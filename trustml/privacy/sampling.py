@@ -21,9 +21,9 @@ an empty one has trips = 0. With `shards=D` ids are dealt round-robin over D dev
 whose trip counts are equal; P is then the slots of one device.
 
 What is public. `expected_batch_size` m normalises the noisy sum and is a constant;
-never divide by the realised size. Under ADD_OR_REMOVE_ONE the number of records N is itself
-private, and so neither m nor q may be computed from it: pass `sample_rate` (or a public
-bound on N to compute it from). Without it q = m/N, and N counts as public knowledge.
+never divide by the realised size. Under ADD_OR_REMOVE_ONE the number of records N is
+itself private, and neither m nor q may be computed from it: pass `sample_rate`, made
+from a public bound on N for example. Without it q = m/N, and N counts as public.
 
 Dimension key: D devices, M microbatches, P slots of a microbatch.
 
