@@ -49,8 +49,8 @@ def test_label_calibration_finds_what_class_difficulty_hides():
 
 
 def test_label_calibration_is_at_chance_on_nothing():
-    # Small classes: with the example itself in its own mean, non-members would be pulled
-    # towards 0 and the tails would differ.
+    # Small classes: with the example itself in its own mean, non-members would be
+    # pulled towards 0 and the tails would differ.
     areas = []
     for seed in range(50):
         rng = np.random.default_rng(seed)

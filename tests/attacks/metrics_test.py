@@ -84,7 +84,8 @@ def test_tpr_at_fpr_is_the_best_threshold_by_brute_force(digits, fpr):
 
 
 def test_saturated_scores_do_not_inflate_the_tpr():
-    # Half of each side is tied at the top: no threshold has FPR <= .1 but the empty one.
+    # Half of each side is tied at the top: no threshold has FPR <= .1 but the empty
+    # one.
     scores = np.r_[np.zeros(50), np.ones(50)]
     point = metrics.tpr_at_fpr(scores, scores, 0.1)
     assert point.tpr == 0.0 and point.achieved_fpr == 0.0
@@ -160,3 +161,8 @@ def test_no_gaussian_attack_beats_the_bound():
 def test_bad_input_gets_a_sentence(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_bound_of_a_number_is_a_number():
+    assert float(metrics.tpr_bound(0.01, 1, 0.0)) == pytest.approx(0.01 * np.e)
+    assert float(metrics.tpr_bound(0.01, 800.0, 0.0)) == 1.0

@@ -16,6 +16,12 @@ def test_proportion_and_wilson_match_scipy(k, n, level):
     np.testing.assert_allclose(intervals.wilson(k, n, level), score, atol=1e-12)
 
 
+def test_counts_of_numpy_will_do():
+    assert intervals.proportion(np.int64(3), np.int32(10)) == intervals.proportion(
+        3, 10
+    )
+
+
 def test_nothing_seen_is_nothing_known():
     assert intervals.proportion(0, 0) == (0.0, 1.0)
     assert intervals.wilson(0, 0) == (0.0, 1.0)
@@ -121,7 +127,7 @@ def test_auc_is_that_of_scikit_learn_with_ties():
     "call,words",
     [
         (lambda: intervals.proportion(11, 10), "k=11 of n=10"),
-        (lambda: intervals.proportion(0.5, 10), "not a count"),
+        (lambda: intervals.proportion(-1, 10), "not a count"),
         (lambda: intervals.proportion(1, 2, level=95), "level=95"),
         (lambda: intervals.mean([1.0, np.nan]), r"values\[1\]"),
         (lambda: intervals.mean([]), "non-empty"),

@@ -1,15 +1,16 @@
 """Membership inference: was this example in the training data?
 
 An attack is an array of scores, one per example, larger means member; `from_scores`
-measures it. `loss_threshold` is the plainest one: a model fits what it was trained on, so
-a small loss speaks for membership (Yeom et al. 2018, https://arxiv.org/abs/1709.01604).
+measures it. `loss_threshold` is the plainest one: a model fits what it was trained on,
+so a small loss speaks for membership (Yeom et al. 2018,
+https://arxiv.org/abs/1709.01604).
 
     score_i = -loss_i                                          calibration='none'
     score_i = mean loss of label(i) over non-members - loss_i  calibration='label'
 
-The second needs labels and references held by the attacker; it removes the difficulty of
-a class. It leaves each non-member out of its own mean (else its score would be pulled
-towards 0 and that difference alone would separate the sides).
+The second needs labels and references held by the attacker; it removes the difficulty
+of a class. It leaves each non-member out of its own mean (else its score would be
+pulled towards 0 and that difference alone would separate the sides).
 
 Losses come from `task.predict` in evaluation mode, without dropout. Members and
 non-members must come from the same distribution (a random split); otherwise the attack
@@ -29,6 +30,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import typing as npt
 
 from trustml.attacks import metrics
 
@@ -70,12 +72,12 @@ class MembershipResult(NamedTuple):
 
 
 def loss_threshold(
-    member_losses: np.ndarray,
-    nonmember_losses: np.ndarray,
+    member_losses: npt.ArrayLike,
+    nonmember_losses: npt.ArrayLike,
     *,
     calibration: str = "none",
-    member_labels: np.ndarray | None = None,
-    nonmember_labels: np.ndarray | None = None,
+    member_labels: npt.ArrayLike | None = None,
+    nonmember_labels: npt.ArrayLike | None = None,
     fprs: Sequence[float] = FPRS,
     level: float = 0.95,
     seed: int = 0,
@@ -112,8 +114,8 @@ def loss_threshold(
         bad = np.flatnonzero(np.isnan(losses))
         if bad.size:
             raise ValueError(
-                f"{field}[{bad[0]}] is nan ({bad.size} in all); a nan has no rank: drop "
-                "and count such examples, or find out why the loss is nan."
+                f"{field}[{bad[0]}] is nan ({bad.size} in all); a nan has no rank: "
+                "drop and count such examples, or find out why the loss is nan."
             )
     if calibration == "none":
         scores = -members, -nonmembers
@@ -128,15 +130,15 @@ def loss_threshold(
         attack = "loss threshold, calibrated by label"
     else:
         raise ValueError(
-            f"calibration={calibration!r} is not one of 'none', 'label'; use 'none' for "
-            "the attack of Yeom et al."
+            f"calibration={calibration!r} is not one of 'none', 'label'; use 'none' "
+            "for the attack of Yeom et al."
         )
     return from_scores(*scores, attack=attack, fprs=fprs, level=level, seed=seed)
 
 
 def from_scores(
-    member_scores: np.ndarray,
-    nonmember_scores: np.ndarray,
+    member_scores: npt.ArrayLike,
+    nonmember_scores: npt.ArrayLike,
     *,
     attack: str,
     access: str = "loss",
@@ -249,8 +251,8 @@ def _label_calibrated(members, nonmembers, member_labels, nonmember_labels):
         bad = np.flatnonzero(~np.isfinite(losses))
         if bad.size:
             raise ValueError(
-                f"the loss at index {bad[0]} beside {field} is infinite, so the mean of "
-                "its label is too; use calibration='none', which only ranks."
+                f"the loss at index {bad[0]} beside {field} is infinite, so the mean "
+                "of its label is too; use calibration='none', which only ranks."
             )
     labels, coded = np.unique(np.concatenate([y_in, y_out]), return_inverse=True)
     coded_in, coded_out = coded[: y_in.size], coded[y_in.size :]

@@ -7,12 +7,14 @@ nothing is interpolated:
 - TPR at FPR f: k = floor(f * n_neg), tau = the (k+1)-th largest non-member score; the
   achieved FPR (#non-members > tau)/n_neg never exceeds f. With f * n_neg < 1 the figure
   does not exist and is refused.
-- AUC = P(s_in > s_out) + P(s_in = s_out)/2 by mid-ranks, O(n log n); interval by DeLong.
+- AUC = P(s_in > s_out) + P(s_in = s_out)/2 by mid-ranks, O(n log n); interval by
+  DeLong.
 - balanced accuracy at a threshold chosen on one half and measured on the other; the
   maximum over all thresholds is optimistic and is named `max_over_thresholds`.
 
-Sources: Carlini et al. 2022 (https://arxiv.org/abs/2112.03570) for TPR at low FPR; DeLong
-et al. 1988; Kairouz et al. 2015 for the bound. Dimension key: `n_in`, `n_out` scores.
+Sources: Carlini et al. 2022 (https://arxiv.org/abs/2112.03570) for TPR at low FPR;
+DeLong et al. 1988; Kairouz et al. 2015 for the bound. Dimension key: `n_in`, `n_out`
+scores.
 
 Example::
 
@@ -26,6 +28,7 @@ Example::
 from typing import NamedTuple
 
 import numpy as np
+from numpy import typing as npt
 from scipy import special, stats
 
 
@@ -54,7 +57,8 @@ class Point(NamedTuple):
       fpr_lo: lower end of the interval of the true FPR at this threshold.
       fpr_hi: upper end.
       threshold: tau; "member" if score > tau.
-      low_resolution: fewer than 10 false alarms allowed, so the FPR itself is uncertain.
+      low_resolution: fewer than 10 false alarms allowed, so the FPR itself is
+        uncertain.
     """
 
     tpr: float
@@ -76,8 +80,8 @@ class Balanced(NamedTuple):
       hi: upper end.
       advantage: 2 value - 1 = TPR - FPR (Yeom et al. 2018).
       threshold: chosen on the other half.
-      max_over_thresholds: best figure over all thresholds on all scores: optimistic, for
-        comparison with papers that print it.
+      max_over_thresholds: best figure over all thresholds on all scores: optimistic,
+        for comparison with papers that print it.
     """
 
     value: float
@@ -103,7 +107,7 @@ class Roc(NamedTuple):
 
 
 def check_scores(
-    member_scores: np.ndarray, nonmember_scores: np.ndarray
+    member_scores: npt.ArrayLike, nonmember_scores: npt.ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
     """Checks the two score arrays and returns them as float64.
 
@@ -132,14 +136,14 @@ def check_scores(
         bad = np.flatnonzero(np.isnan(scores))
         if bad.size:
             raise ValueError(
-                f"{field}[{bad[0]}] is nan ({bad.size} in all); a nan has no rank: drop "
-                "and count such examples, or find out why the loss is nan."
+                f"{field}[{bad[0]}] is nan ({bad.size} in all); a nan has no rank: "
+                "drop and count such examples, or find out why the loss is nan."
             )
         out.append(scores)
     return out[0], out[1]
 
 
-def roc(member_scores: np.ndarray, nonmember_scores: np.ndarray) -> Roc:
+def roc(member_scores: npt.ArrayLike, nonmember_scores: npt.ArrayLike) -> Roc:
     """Corner points of the ROC; tied scores move together, in one diagonal step.
 
     Args:
@@ -160,7 +164,7 @@ def roc(member_scores: np.ndarray, nonmember_scores: np.ndarray) -> Roc:
 
 
 def auc(
-    member_scores: np.ndarray, nonmember_scores: np.ndarray, level: float = 0.95
+    member_scores: npt.ArrayLike, nonmember_scores: npt.ArrayLike, level: float = 0.95
 ) -> Area:
     """Area under the ROC by mid-ranks, with DeLong's interval.
 
@@ -205,8 +209,8 @@ def auc(
 
 
 def tpr_at_fpr(
-    member_scores: np.ndarray,
-    nonmember_scores: np.ndarray,
+    member_scores: npt.ArrayLike,
+    nonmember_scores: npt.ArrayLike,
     fpr: float,
     level: float = 0.95,
 ) -> Point:
@@ -230,8 +234,8 @@ def tpr_at_fpr(
     ins, outs = check_scores(member_scores, nonmember_scores)
     if not 0.0 < fpr < 1.0:
         raise ValueError(
-            f"fpr={fpr} must lie strictly between 0 and 1; use 0.01 for one false alarm "
-            "in a hundred."
+            f"fpr={fpr} must lie strictly between 0 and 1; use 0.01 for one false "
+            "alarm in a hundred."
         )
     # 1e-9 undoes the rounding of, say, 0.29 * 100 = 28.999999999999996.
     k = int(np.floor(fpr * outs.size + 1e-9))
@@ -259,8 +263,8 @@ def tpr_at_fpr(
 
 
 def balanced_accuracy(
-    member_scores: np.ndarray,
-    nonmember_scores: np.ndarray,
+    member_scores: npt.ArrayLike,
+    nonmember_scores: npt.ArrayLike,
     *,
     level: float = 0.95,
     seed: int = 0,
@@ -311,14 +315,14 @@ def balanced_accuracy(
     )
 
 
-def tpr_bound(fpr: np.ndarray, epsilon: float, delta: float) -> np.ndarray:
+def tpr_bound(fpr: npt.ArrayLike, epsilon: float, delta: float) -> np.ndarray:
     """Largest TPR that any attack can reach at this FPR under (epsilon, delta)-DP.
 
     min(e^eps fpr + delta, 1 - e^-eps (1 - delta - fpr), 1)
 
-    It holds for a fixed pair of neighbouring data sets, and on average over examples when
-    membership was decided by independent fair draws; a membership test over examples of
-    one model is bounded by it only then.
+    It holds for a fixed pair of neighbouring data sets, and on average over examples
+    when membership was decided by independent fair draws; a membership test over
+    examples of one model is bounded by it only then.
 
     Args:
       fpr: float array in [0, 1].
@@ -342,10 +346,10 @@ def tpr_bound(fpr: np.ndarray, epsilon: float, delta: float) -> np.ndarray:
         )
     fpr = np.asarray(fpr, np.float64)
     if epsilon > 700.0:  # e^eps leaves float64; the bound says nothing.
-        return np.ones_like(fpr)
+        return np.ones(fpr.shape)
     first = np.exp(epsilon) * fpr + delta
     second = 1.0 - np.exp(-epsilon) * (1.0 - delta - fpr)
-    return np.minimum(np.minimum(first, second), 1.0)
+    return np.asarray(np.minimum(np.minimum(first, second), 1.0))
 
 
 def _best(curve: Roc) -> tuple[float, float]:

@@ -1,13 +1,13 @@
 """Accuracy per group: who is served worse, and whether chance alone could say so.
 
-For groups g with k_g correct of n_g: rate k_g/n_g with its exact interval, a flag when the
-group is too small to judge, and the gap best - worst over the groups that are not
+For groups g with k_g correct of n_g: rate k_g/n_g with its exact interval, a flag when
+the group is too small to judge, and the gap best - worst over the groups that are not
 flagged. A maximum of noisy rates is biased upwards, so the gap carries
 
 - an interval from signed pairs: gap = max_ij (p_i - p_j), so the largest pairwise upper
-  limit is an upper limit of the gap, and the largest pairwise lower limit, corrected for
-  the number of pairs, a lower limit (Newcombe's limits of a difference of rates). The
-  bootstrap of the maximum itself is not offered: with equal groups its percentile
+  limit is an upper limit of the gap, and the largest pairwise lower limit, corrected
+  for the number of pairs, a lower limit (Newcombe's limits of a difference of rates).
+  The bootstrap of the maximum itself is not offered: with equal groups its percentile
   interval never holds the truth (measured, 7 groups of 100: 0 of 300);
 - a noise floor: mean and 95% quantile of the gap when group labels are shuffled, one
   multivariate hypergeometric draw per replicate (exact, rows are never touched).
@@ -21,7 +21,7 @@ Example::
 
     by_class = groups.accuracy_by(correct, label, names=('greet', 'play'))
     bucket, names = groups.buckets(length, edges=(4, 8, 12))
-    by_length = groups.accuracy_by(correct, bucket, names=names, baseline=correct_before)
+    by_length = groups.accuracy_by(correct, bucket, names=names, baseline=before)
     report['per_class'] = groups.rows(by_class)
 """
 
@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy import typing as npt
 
 from trustml.fairness import intervals
 
@@ -97,11 +98,11 @@ class Groups(NamedTuple):
 
 
 def accuracy_by(
-    correct: np.ndarray,
-    group: np.ndarray,
+    correct: npt.ArrayLike,
+    group: npt.ArrayLike,
     *,
     names: Sequence[str] | None = None,
-    baseline: np.ndarray | None = None,
+    baseline: npt.ArrayLike | None = None,
     level: float = 0.95,
     small: int = 30,
     replicates: int = 2000,
@@ -171,7 +172,7 @@ def accuracy_by(
 
 
 def buckets(
-    values: np.ndarray, edges: Sequence[float], unit: str = ""
+    values: npt.ArrayLike, edges: Sequence[float], unit: str = ""
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Cuts a number (an utterance's length, an age) into groups with readable names.
 
@@ -257,7 +258,7 @@ def _gap(rates: Sequence[Rate], level: float, replicates: int, seed: int) -> Gap
 def _pair_bounds(
     k_G: np.ndarray, n_G: np.ndarray, tail: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds [G, G] of p_i - p_j, each one-sided at `tail` (Newcombe 1998, method 10)."""
+    """Bounds [G, G] of p_i - p_j, each one-sided at `tail` (Newcombe, method 10)."""
     ends = [
         intervals.wilson(int(k), int(n), 1.0 - 2.0 * tail)
         for k, n in zip(k_G, n_G, strict=True)

@@ -28,7 +28,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy import typing as npt
 from scipy import special, stats
+
+Count = int | np.integer
 
 
 class Interval(NamedTuple):
@@ -45,7 +48,7 @@ class Interval(NamedTuple):
     hi: float
 
 
-def proportion(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def proportion(k: Count, n: Count, level: float = 0.95) -> tuple[float, float]:
     """Exact two-sided interval of a rate, k successes out of n (Clopper-Pearson).
 
     lo = BetaInv(a/2; k, n-k+1), hi = BetaInv(1-a/2; k+1, n-k), a = 1 - level
@@ -71,7 +74,7 @@ def proportion(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return lo, hi
 
 
-def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(k: Count, n: Count, level: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a rate: shorter than exact, right on average.
 
     centre = (p + z^2/2n) / (1 + z^2/n),
@@ -104,14 +107,15 @@ def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def paired_change(
-    before: np.ndarray, after: np.ndarray, level: float = 0.95
+    before: npt.ArrayLike, after: npt.ArrayLike, level: float = 0.95
 ) -> Interval:
     """Change of a rate between two models judged on the SAME examples.
 
     With b examples lost (right before, wrong after) and c gained, value = (c - b)/n and
     the interval is p_c - p_b -+ z sqrt((p_b + p_c - (p_b - p_c)^2)/(n + 2)) with
-    p_b = (b+1)/(n+2), p_c = (c+1)/(n+2): it keeps a width even when b = c = 0, where the
-    bootstrap would claim certainty. Two separate intervals that overlap say much less.
+    p_b = (b+1)/(n+2), p_c = (c+1)/(n+2): it keeps a width even when b = c = 0, where
+    the bootstrap would claim certainty. Two separate intervals that overlap say much
+    less.
 
     Args:
       before: bool[n], correct under the first model.
@@ -144,7 +148,7 @@ def paired_change(
     )
 
 
-def mean(values: np.ndarray, level: float = 0.95) -> Interval:
+def mean(values: npt.ArrayLike, level: float = 0.95) -> Interval:
     """Mean over independent runs (seeds) with a Student t interval.
 
     mean -+ t_{S-1} sd / sqrt(S), sd with S - 1 in the denominator
@@ -171,7 +175,7 @@ def mean(values: np.ndarray, level: float = 0.95) -> Interval:
 
 def bootstrap(
     statistic: Callable,
-    data: np.ndarray | tuple[np.ndarray, ...],
+    data: npt.ArrayLike | tuple[npt.ArrayLike, ...],
     *,
     level: float = 0.95,
     replicates: int = 1000,
@@ -229,8 +233,8 @@ def bootstrap(
 
 
 def auc(
-    scores: np.ndarray,
-    labels: np.ndarray,
+    scores: npt.ArrayLike,
+    labels: npt.ArrayLike,
     *,
     level: float = 0.95,
     replicates: int = 1000,
@@ -239,8 +243,9 @@ def auc(
     """Area under the ROC, P(s+ > s-) + P(s+ = s-)/2, with a bootstrap interval.
 
     Scores are sorted once; a replicate is a vector of multinomial weights, and its area
-    comes from cumulative sums over distinct scores, so ties are exact in every replicate.
-    Positives and negatives are resampled apart (their numbers are part of the design).
+    comes from cumulative sums over distinct scores, so ties are exact in every
+    replicate. Positives and negatives are resampled apart (their numbers are part of
+    the design).
 
     Args:
       scores: float[n], larger means positive.
@@ -259,8 +264,8 @@ def auc(
     scores, labels = _finite("scores", scores), np.asarray(labels, bool)
     if labels.shape != scores.shape:
         raise ValueError(
-            f"labels has shape {labels.shape} and scores {scores.shape}; give one label "
-            "per score."
+            f"labels has shape {labels.shape} and scores {scores.shape}; give one "
+            "label per score."
         )
     _replicates(replicates)
     level = _level(level)
@@ -298,16 +303,16 @@ def _percentile(results: np.ndarray, level: float) -> tuple[float, float]:
     kept = results[~np.isnan(results)]
     if kept.size < 0.95 * results.size:
         raise ValueError(
-            f"statistic is nan in {results.size - kept.size} of {results.size} bootstrap "
-            "replicates, more than 5%; use larger groups or a statistic that is defined "
-            "on every resample."
+            f"statistic is nan in {results.size - kept.size} of {results.size} "
+            "bootstrap replicates, more than 5%; use larger groups or a statistic that "
+            "is defined on every resample."
         )
     tail = (1.0 - level) / 2.0
     lo, hi = np.quantile(kept, [tail, 1.0 - tail])
     return float(lo), float(hi)
 
 
-def _counts(k: int, n: int) -> tuple[int, int]:
+def _counts(k: Count, n: Count) -> tuple[int, int]:
     if int(k) != k or int(n) != n or not 0 <= k <= n:
         raise ValueError(
             f"k={k} of n={n} is not a count; whole numbers with 0 <= k <= n are needed."
@@ -327,11 +332,12 @@ def _level(level: float) -> float:
 def _replicates(replicates: int) -> None:
     if replicates < 100:
         raise ValueError(
-            f"replicates={replicates} is below 100, too few for interval ends; use 1000."
+            f"replicates={replicates} is below 100, too few for interval ends; use "
+            "1000."
         )
 
 
-def _finite(field: str, values: np.ndarray) -> np.ndarray:
+def _finite(field: str, values: npt.ArrayLike) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or values.size == 0:
         raise ValueError(

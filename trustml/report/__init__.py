@@ -1,8 +1,9 @@
 """The report: one dictionary in, `report.json` and one `report.html` out.
 
 The HTML is a single file without scripts and without anything loaded from elsewhere. It
-opens with four questions in plain words (what is promised, what leaks, what it costs, who
-is served worse), reads on a phone, prints, and follows the reader's light or dark theme.
+opens with four questions in plain words (what is promised, what leaks, what it costs,
+who is served worse), reads on a phone, prints, and follows the reader's light or dark
+theme.
 
 Five names to know:
 
@@ -10,21 +11,21 @@ Five names to know:
 - `html.render(report)`: the page as a string.
 - `words.cards(report)`: the four answers as sentences, composed from the figures.
 - `figures`: data in, inline SVG out; no state of matplotlib is touched.
-- `frontier.write(workdir, points)`: table and figure of a sweep, accuracy against epsilon.
+- `frontier.write(workdir, points)`: table and figure of a sweep, accuracy against
+  epsilon.
 
 Example::
 
     from trustml import report
 
-    page = report.write('runs/a', {
-        'title': 'Intents, with and without privacy',
-        'runs': [{'name': 'eps=8', 'private': True, 'epsilon_spent': 7.99, 'delta': 1e-5,
-                  'test': {'accuracy': {'value': .95, 'lo': .93, 'hi': .96, 'n': 700}}}],
-    })
+    accuracy = {'value': .95, 'lo': .93, 'hi': .96, 'n': 700}
+    run = {'name': 'eps=8', 'private': True, 'epsilon_spent': 7.99, 'delta': 1e-5,
+           'test': {'accuracy': accuracy}}
+    page = report.write('runs/a', {'title': 'Intents', 'runs': [run]})
 
-Every part of the dictionary is optional except `runs` and the name of each run: what was
-not measured is said to be not measured. A figure never stands without its interval, its
-baseline and the name of the method that made it.
+Every part of the dictionary is optional except `runs` and the name of each run: what
+was not measured is said to be not measured. A figure never stands without its interval,
+its baseline and the name of the method that made it.
 """
 
 import json

@@ -2,9 +2,9 @@
 
 SVG rather than PNG: a few kilobytes, crisp on paper and on a phone, and the text stays
 text. Colours are CSS variables with a fixed fallback, so a figure follows the page's
-light or dark theme and still draws alone. Every series differs in colour (the palette of
-Okabe and Ito, safe for colour-blind readers), in marker and in dash. No date, fixed hash
-salt: the same data give the same bytes. Matplotlib's global state is never touched
+light or dark theme and still draws alone. Every series differs in colour (the palette
+of Okabe and Ito, safe for colour-blind readers), in marker and in dash. No date, fixed
+hash salt: the same data give the same bytes. Matplotlib's global state is never touched
 (`Figure` objects without pyplot), so nothing has to be closed.
 
 Each function returns '' where there is nothing to draw.
@@ -27,6 +27,7 @@ import matplotlib
 import numpy as np
 from matplotlib import figure, ticker
 
+from trustml.attacks import metrics
 from trustml.report import schema, words
 
 Runs = Sequence[Mapping[str, Any]]
@@ -45,12 +46,11 @@ WIDTH = 4.7  # inches; 338 points, the width of a phone, so that text keeps its 
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "trustml",
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "legend.fontsize": 9,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "legend.fontsize": 10,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
     "text.color": INK,
     "axes.labelcolor": INK,
     "xtick.color": MUTED,
@@ -77,8 +77,8 @@ STYLE = {
 def curves(runs: Runs, key: str) -> str:
     """Training curve per run: `key` ('loss' or 'accuracy') over steps.
 
-    Loss is averaged over windows when there are more than 200 points (the caption of the
-    page says so); accuracy is drawn at every evaluation.
+    Loss is averaged over windows when there are more than 200 points (the caption of
+    the page says so); accuracy is drawn at every evaluation.
     """
     lines = [(run, *_series(run, key)) for run in runs]
     lines = [line for line in lines if line[1].size]
@@ -141,15 +141,7 @@ def epsilon(runs: Runs) -> str:
             budget = schema.number(run, "epsilon_target")
             if budget is not None:
                 ax.axhline(budget, color=look["color"], linewidth=0.9, linestyle="--")
-                ax.annotate(
-                    f"budget {budget:.3g}",
-                    (0.015, budget),
-                    xycoords=("axes fraction", "data"),
-                    xytext=(0, 2.5),
-                    textcoords="offset points",
-                    color=MUTED,
-                    fontsize=8.5,
-                )
+        ax.plot([], [], color=INK, linewidth=0.9, linestyle="--", label="budget")
         ax.set_ylim(bottom=0)
         ax.margins(y=0.12)
         ax.set_xlabel("step")
@@ -165,7 +157,9 @@ def epsilon(runs: Runs) -> str:
 
 
 def groups(runs: Runs, key: str, most: int = 16) -> str:
-    """Accuracy per group ('per_class' or 'per_length') with intervals, runs side by side.
+    """Accuracy per group with intervals, runs side by side.
+
+    `key` is 'per_class' or 'per_length'.
 
     Small groups are drawn hollow. With more than `most` groups the lowest of the
     strictest run are shown.
@@ -185,10 +179,10 @@ def groups(runs: Runs, key: str, most: int = 16) -> str:
     sorter = rows[schema.strictest(shown)["name"]]
     order = list(dict.fromkeys(name for run in rows.values() for name in run))
     if key == "per_class":
-        order.sort(key=lambda g: -sorter[g]["value"] if g in sorter else -2.0)
+        order.sort(key=lambda g: sorter[g]["value"] if g in sorter else 2.0)
     if not order:
         return ""
-    total, order = len(order), (order[-most:] if key == "per_class" else order[:most])
+    total, order = len(order), order[:most]
     offsets = np.linspace(-0.26, 0.26, len(shown)) if len(shown) > 1 else [0.0]
 
     def draw(fig):
@@ -231,7 +225,11 @@ def groups(runs: Runs, key: str, most: int = 16) -> str:
     alt = f"Test accuracy by {what}, {len(order)} of {total} groups. " + "; ".join(
         f"{names[run['name']]}: lowest {low['name']} {words.percent(low['value'])}"
         for run in shown
-        if (low := min(rows[run["name"]].values(), key=lambda r: r["value"], default=None))
+        if (
+            low := min(
+                rows[run["name"]].values(), key=lambda r: r["value"], default=None
+            )
+        )
     )
     height = 0.9 + len(order) * max(0.3, 0.13 * len(shown))
     return _svg(key, alt + ".", draw, height)
@@ -240,7 +238,9 @@ def groups(runs: Runs, key: str, most: int = 16) -> str:
 def utility(runs: Runs) -> str:
     """Accuracy against epsilon with intervals, and the level without privacy."""
     names, looks = schema.labels(runs), _looks(runs)
-    scored = [r for r in runs if schema.number(r, "test", "accuracy", "value") is not None]
+    scored = [
+        r for r in runs if schema.number(r, "test", "accuracy", "value") is not None
+    ]
     private = [r for r in scored if schema.is_private(r) and schema.epsilon(r)]
     if not private:
         return ""
@@ -250,7 +250,9 @@ def utility(runs: Runs) -> str:
         ax = fig.add_subplot()
         if base is not None:
             _level(ax, base["test"]["accuracy"], names[base["name"]])
-        pairs = sorted((schema.epsilon(r), r["test"]["accuracy"]["value"]) for r in private)
+        pairs = sorted(
+            (schema.epsilon(r), r["test"]["accuracy"]["value"]) for r in private
+        )
         ax.plot(*zip(*pairs, strict=True), color=MUTED, linewidth=1, zorder=1)
         for run in private:
             look = looks[run["name"]]
@@ -266,7 +268,8 @@ def utility(runs: Runs) -> str:
         ax.set_ylabel("test accuracy, 95% interval")
 
     alt = "Test accuracy against epsilon: " + "; ".join(
-        f"{names[run['name']]} {words.estimate(run['test']['accuracy'])}" for run in scored
+        f"{names[run['name']]} {words.estimate(run['test']['accuracy'])}"
+        for run in scored
     )
     return _svg("utility", alt + ".", draw, 2.9)
 
@@ -302,17 +305,10 @@ def roc(runs: Runs) -> str:
             limit = schema.epsilon(run) if schema.is_private(run) else None
             if limit is not None:
                 delta = schema.number(run, "delta") or 0.0
-                bound = [words.detectable(x, limit, delta) for x in grid]
+                bound = metrics.tpr_bound(grid, limit, delta)
                 ax.plot(grid, bound, color=look["color"], linewidth=1, linestyle="--")
-                middle = int(len(grid) * 0.04)
-                ax.annotate(
-                    f"limit at {names[run['name']]}",
-                    (grid[middle], bound[middle]),
-                    xytext=(0, 3 if bound[middle] < 0.7 else -11),
-                    textcoords="offset points",
-                    fontsize=8.5,
-                    color=MUTED,
-                )
+        if any(schema.is_private(run) for run in attacked):
+            ax.plot([], [], color=INK, linewidth=1, linestyle="--", label="limit")
         ax.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor / 2, 1.15))
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter(_percent_axis)
@@ -503,9 +499,10 @@ def _legend(fig, ax) -> None:
             handles,
             texts,
             loc="outside upper left",
-            ncols=min(4, len(handles)),
-            handlelength=1.8,
-            columnspacing=1.2,
+            ncols=min(5, len(handles)),
+            handlelength=1.6,
+            handletextpad=0.4,
+            columnspacing=0.9,
             borderaxespad=0.2,
         )
 
@@ -539,7 +536,8 @@ def _svg(name: str, alt: str, draw: Callable[[Any], None], height: float) -> str
         f'<svg xmlns="http://www.w3.org/2000/svg" '
         f'xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="0 0 {size[1]} {size[2]}" role="img" '
-        f'aria-label="{html.escape(alt)}" class="figure"><title>{html.escape(alt)}</title>'
+        f'aria-label="{html.escape(alt)}" class="figure">'
+        f"<title>{html.escape(alt)}</title>"
     )
     svg = head + svg[svg.index(">") + 1 :]
     return re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><").strip()

@@ -1,8 +1,8 @@
 """The page: one self-contained HTML file with figures inside and no script.
 
-First the four cards, then privacy, leakage, accuracy, groups and cost, each with figures
-and the table behind them, then how it was measured and what was not. Every string of the
-report is escaped; the only markup in the page is written here.
+First the four cards, then privacy, leakage, accuracy, groups and cost, each with
+figures and the table behind them, then how it was measured and what was not. Every
+string of the report is escaped; the only markup in the page is written here.
 
 Example::
 
@@ -32,16 +32,18 @@ def render(report: Mapping[str, Any]) -> str:
     """
     report = schema.check(report)
     title = html.escape(str(report.get("title") or "Report"))
-    body = "".join((_privacy(report), _leakage(report), _accuracy(report)))
-    body += "".join((_groups(report), _cost(report), _measured(report), _limits(report)))
+    promised, leaks, costs, served = words.cards(report)
+    body = _privacy(report, promised) + _leakage(report, leaks)
+    body += _accuracy(report) + _groups(report, served) + _cost(report, costs)
+    body += _measured(report) + _limits(report)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{style.CSS}</style></head>\n<body>"
         f'<header><h1>{title}</h1><p class="lead">{_subtitle(report)}</p></header>\n'
-        f"<main>{_cards(report)}{body}</main>\n"
-        "<footer>In brackets stand 95% intervals. The figures of this page, in full, are "
-        "in report.json beside it.</footer></body></html>\n"
+        f"<main>{_cards((promised, leaks, costs, served))}{body}</main>\n"
+        "<footer>In brackets stand 95% intervals. The figures of this page, in full, "
+        "are in report.json beside it.</footer></body></html>\n"
     )
 
 
@@ -62,9 +64,9 @@ def _subtitle(report: Mapping[str, Any]) -> str:
     return html.escape(" · ".join(parts))
 
 
-def _cards(report: Mapping[str, Any]) -> str:
+def _cards(cards: tuple[words.Card, ...]) -> str:
     out = []
-    for card in words.cards(report):
+    for card in cards:
         points = "".join(f"<li>{html.escape(point)}</li>" for point in card.points)
         out.append(
             f'<section class="card {card.tone}"><h2>{html.escape(card.question)}</h2>'
@@ -82,17 +84,23 @@ def _figure(title: str, svg: str, caption: str) -> str:
     )
 
 
-def _section(title: str, drawn: tuple[str, ...], tabled: tuple[str, ...]) -> str:
+def _section(
+    title: str,
+    drawn: tuple[str, ...],
+    tabled: tuple[str, ...],
+    more: tuple[str, ...] = (),
+) -> str:
     """A section, or nothing when all its parts are empty."""
     pictures, rest = "".join(drawn), "".join(tabled)
     if not pictures and not rest:
         return ""
+    text = f"<p>{html.escape(' '.join(more))}</p>" if more else ""
     if pictures:
         pictures = f'<div class="figures">{pictures}</div>'
-    return f"<section><h2>{html.escape(title)}</h2>{pictures}{rest}</section>\n"
+    return f"<section><h2>{html.escape(title)}</h2>{text}{pictures}{rest}</section>\n"
 
 
-def _privacy(report: Mapping[str, Any]) -> str:
+def _privacy(report: Mapping[str, Any], card: words.Card) -> str:
     runs = report["runs"]
     return _section(
         "The promise",
@@ -100,8 +108,8 @@ def _privacy(report: Mapping[str, Any]) -> str:
             _figure(
                 "Privacy spent while training",
                 figures.epsilon(runs),
-                "ε at the stated δ after each step, and the budget. A run that is "
-                "stopped early has spent less.",
+                "ε after each step, at the δ of the table. A run that is stopped early "
+                "has spent less.",
             ),
             _figure(
                 "Accuracy against privacy",
@@ -111,6 +119,7 @@ def _privacy(report: Mapping[str, Any]) -> str:
             ),
         ),
         (tables.privacy(runs),),
+        card.more,
     )
 
 
@@ -122,7 +131,7 @@ def _majority(runs) -> str:
     return ""
 
 
-def _leakage(report: Mapping[str, Any]) -> str:
+def _leakage(report: Mapping[str, Any], card: words.Card) -> str:
     runs = report["runs"]
     return _section(
         "What an attacker finds",
@@ -131,13 +140,15 @@ def _leakage(report: Mapping[str, Any]) -> str:
                 "Members found against false alarms",
                 figures.roc(runs),
                 "Both axes are logarithmic: what counts is the left edge, where an "
-                "attacker is sure. Dotted, grey below: no better than guessing. Dashed: "
-                "the most that any attack can reach under the promise, for an example "
-                "whose membership was decided by chance. The axis ends at one false "
-                "alarm; nothing below it can be seen.",
+                "attacker is sure. Grey: no better than guessing. Dashed, in the "
+                "colour of the run: the limit, the most that any attack can reach "
+                "under the promise, for an example whose membership was decided by "
+                "chance. The axis ends at a single false alarm; nothing below it can "
+                "be seen.",
             ),
         ),
         (tables.membership(runs),),
+        card.more,
     )
 
 
@@ -162,12 +173,12 @@ def _accuracy(report: Mapping[str, Any]) -> str:
     )
 
 
-def _groups(report: Mapping[str, Any]) -> str:
+def _groups(report: Mapping[str, Any], card: words.Card) -> str:
     runs = report["runs"]
     caption = (
-        "Exact 95% intervals. Intervals of two models that overlap do not show that the "
-        "models are alike: the column “change” of the table compares them example by "
-        "example."
+        "Exact 95% intervals. Intervals of two models that overlap do not show that "
+        "the models are alike: the column “change” of the table compares them example "
+        "by example."
     )
     return _section(
         "Who is served worse",
@@ -183,17 +194,20 @@ def _groups(report: Mapping[str, Any]) -> str:
             _folded(tables.groups(runs, "per_class"), runs, "per_class"),
             tables.groups(runs, "per_length"),
         ),
+        card.more,
     )
 
 
 def _folded(table: str, runs, key: str) -> str:
-    most = max((len(schema.get(run, "test", key, default=[])) for run in runs), default=0)
+    most = max(
+        (len(schema.get(run, "test", key, default=[])) for run in runs), default=0
+    )
     if most <= 20 or not table:
         return table
     return f"<details><summary>All {most} classes as a table</summary>{table}</details>"
 
 
-def _cost(report: Mapping[str, Any]) -> str:
+def _cost(report: Mapping[str, Any], card: words.Card) -> str:
     runs = report["runs"]
     return _section(
         "The price",
@@ -206,6 +220,7 @@ def _cost(report: Mapping[str, Any]) -> str:
             ),
         ),
         (tables.cost(runs),),
+        card.more,
     )
 
 
@@ -247,26 +262,21 @@ def _measured(report: Mapping[str, Any]) -> str:
         )
     if any(schema.get(run, "membership") for run in report["runs"]):
         methods.append(
-            "The attack's AUC has DeLong's interval, ties counting one half. Thresholds "
-            "depend on non-members only and never exceed the false alarms stated; "
-            "nothing is interpolated."
+            "The attack's AUC has DeLong's interval, ties counting one half. "
+            "Thresholds depend on non-members only and never exceed the false alarms "
+            "stated; nothing is interpolated."
         )
     text = "".join(f"<p>{html.escape(method)}</p>" for method in methods)
     if not items and not text:
         return ""
-    return (
-        f"<section><h2>How this was measured</h2><dl>{items}</dl>{text}</section>\n"
-    )
+    return f"<section><h2>How this was measured</h2><dl>{items}</dl>{text}</section>\n"
 
 
 def _limits(report: Mapping[str, Any]) -> str:
     items = "".join(f"<li>{html.escape(item)}</li>" for item in words.limits(report))
     if not items:
         return ""
-    return (
-        "<section><h2>What this does not show</h2>"
-        f"<ul>{items}</ul></section>\n"
-    )
+    return f"<section><h2>What this does not show</h2><ul>{items}</ul></section>\n"
 
 
 def _flat(value: Any) -> str:
@@ -274,7 +284,11 @@ def _flat(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_flat(value[key])}" for key in value)
+        # One order whatever the order of the keys: a page made again from report.json,
+        # whose keys are sorted, is the same page.
+        first = {"train": 0, "valid": 1, "test": 2}
+        keys = sorted(value, key=lambda key: (first.get(key, 3), key))
+        return ", ".join(f"{key} {_flat(value[key])}" for key in keys)
     if isinstance(value, list):
         return ", ".join(_flat(item) for item in value)
     if isinstance(value, int) and not isinstance(value, bool):

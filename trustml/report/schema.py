@@ -1,7 +1,8 @@
 """What a report holds: the dictionary that `report.write` takes.
 
-Everything is optional except `runs` and each run's `name`; a missing part is shown as not
-measured. `{...}` with `value, lo, hi` is an estimate with its 95% interval, `n` its count.
+Everything is optional except `runs` and each run's `name`; a missing part is shown as
+not measured. `{...}` with `value, lo, hi` is an estimate with its 95% interval, `n` its
+count.
 
     title, command, created        str
     versions                       {'python': '3.11.9', 'jax': '0.10.2', ...}
@@ -21,7 +22,7 @@ measured. `{...}` with `value, lo, hi` is an estimate with its 95% interval, `n`
       privacy_unit                 'one training utterance'
       sampler, accountant          'poisson', 'pld'
       noise_multiplier, l2_clip_norm
-      noise_secret                 bool: drawn from the operating system, not from a seed
+      noise_secret                 bool: from the operating system, not a seed
       steps, expected_batch_size
       curves    step, loss, accuracy, epsilon    lists of one length; None = not taken
       test      accuracy               {value, lo, hi, n[, method]}
@@ -118,7 +119,9 @@ def check(report: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(name, str) or not name:
             _validate.fail(f"{field}['name']", name, "must be a name", "use 'eps=8'")
         if name in seen:
-            _validate.fail(f"{field}['name']", name, "is used twice", "names are unique")
+            _validate.fail(
+                f"{field}['name']", name, "is used twice", "names are unique"
+            )
         seen.add(name)
         for part in ("curves", "test", "membership", "cost"):
             if not isinstance(run.get(part, {}), (dict, type(None))):
@@ -155,7 +158,7 @@ def epsilon(run: Mapping[str, Any]) -> float | None:
 
 
 def labels(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Run name -> what the reader sees: 'no privacy', 'ε = 8'; the name if two clash."""
+    """Run name -> what the reader sees, 'no privacy' or 'ε = 8'; names if two clash."""
     out = {}
     for run in runs:
         value = number(run, "epsilon_target")

@@ -1,9 +1,10 @@
 """The style sheet of the report, as text: nothing is loaded from elsewhere.
 
-Phone first: one column, tables and code scroll in their own boxes, figures keep the width
-they were drawn for. Light and dark follow the reader's setting (`prefers-color-scheme`),
-print is always light and keeps figures, cards and rows whole. Text has a contrast of at
-least 4.5 : 1 on its background in both themes; series lines at least 3 : 1.
+Phone first: one column, tables and code scroll in their own boxes, figures keep the
+width they were drawn for. Light and dark follow the reader's setting
+(`prefers-color-scheme`), print is always light and keeps figures, cards and rows whole.
+Text has a contrast of at least 4.5 : 1 on its background in both themes; series lines
+at least 3 : 1.
 
 Example::
 
@@ -26,12 +27,11 @@ DARK = """
 --s5: #e0bd55; --s6: #8fc3f2;
 """
 
-CSS = (
-    """
-:root { color-scheme: light dark; %s }
-@media (prefers-color-scheme: dark) { :root { %s } }
+CSS = """
+:root { color-scheme: light dark; LIGHT }
+@media (prefers-color-scheme: dark) { :root { DARK } }
 * { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%%; }
+html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 main, header, footer { max-width: 1180px; margin: 0 auto; padding: 0 16px; }
@@ -42,10 +42,11 @@ h2 { font-size: 1.22rem; margin: 38px 0 4px; padding-top: 10px;
 h3 { font-size: 1rem; margin: 0; }
 p { margin: 6px 0; max-width: 75ch; }
 .lead, .note, figcaption, footer { color: var(--muted); }
-.lead { font-size: .93rem; overflow-wrap: anywhere; }
+.lead { font-size: .93rem; overflow-wrap: anywhere; max-width: none; }
+.note { max-width: none; }
 .note, figcaption, footer { font-size: .84rem; }
 .cards { display: grid; gap: 14px; margin: 14px 0 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%%, 440px), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); }
 .card { background: var(--card); border: 1px solid var(--edge);
   border-left: 5px solid var(--plain); border-radius: 8px; padding: 13px 16px; }
 .card.good { border-left-color: var(--good); }
@@ -57,21 +58,23 @@ p { margin: 6px 0; max-width: 75ch; }
 .card li { margin: 3px 0; overflow-wrap: anywhere; }
 .card li::marker { color: var(--muted); }
 .figures { display: grid; gap: 14px; margin: 12px 0; align-items: start;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%%, 340px), 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); }
 figure { margin: 0; background: var(--card); border: 1px solid var(--edge);
   border-radius: 8px; padding: 12px; }
-.figure { display: block; width: 100%%; max-width: 480px; height: auto; margin: 6px auto; }
+.figure { display: block; width: 100%; max-width: 440px; height: auto;
+  margin: 6px auto; }
 .scroll { overflow-x: auto; margin: 12px 0 4px; background: var(--card);
   border: 1px solid var(--edge); border-radius: 8px; }
 .scroll:focus-visible { outline: 2px solid var(--plain); }
-table { border-collapse: collapse; width: 100%%; font-size: .88rem;
+table { border-collapse: collapse; width: 100%; font-size: .88rem;
   font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: 9px 12px 5px; }
 th, td { padding: 5px 12px; text-align: right; white-space: nowrap; vertical-align: top;
   border-top: 1px solid var(--edge); }
 thead th { border-top: 0; color: var(--muted); font-weight: 600; }
 th[scope=row], thead th:first-child { text-align: left; font-weight: 400; }
-th[scope=row] { white-space: normal; min-width: 8.5em; }
+th[scope=row] { white-space: normal; min-width: 8.5em; position: sticky; left: 0;
+  background: var(--card); }
 dl { display: grid; grid-template-columns: minmax(6.5em, max-content) minmax(0, 1fr);
   gap: 5px 16px; font-size: .93rem; margin: 10px 0; }
 dt { color: var(--muted); }
@@ -81,6 +84,12 @@ pre { overflow-x: auto; background: var(--card); border: 1px solid var(--edge);
 summary { cursor: pointer; margin: 8px 0; color: var(--plain); }
 li { margin: 4px 0; max-width: 75ch; }
 footer { padding-top: 24px; padding-bottom: 30px; }
+@media (min-width: 900px) {
+  figure:only-child { display: grid; grid-template-columns: 480px 1fr; gap: 0 24px; }
+  figure:only-child h3 { grid-column: 1 / 3; }
+  figure:only-child figcaption { align-self: center; font-size: .93rem;
+    max-width: 60ch; }
+}
 @media (max-width: 520px) {
   main, header, footer { padding-left: 12px; padding-right: 12px; }
   h1 { font-size: 1.35rem; }
@@ -91,7 +100,7 @@ footer { padding-top: 24px; padding-bottom: 30px; }
   dd { margin-bottom: 7px; }
 }
 @media print {
-  :root { color-scheme: light; %s }
+  :root { color-scheme: light; LIGHT }
   @page { margin: 14mm; }
   body { background: none; font-size: 10.5pt; }
   main, header, footer { max-width: none; padding: 0; }
@@ -104,6 +113,4 @@ footer { padding-top: 24px; padding-bottom: 30px; }
   th, td { white-space: normal; padding: 3px 6px; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 }
-"""
-    % (LIGHT, DARK, LIGHT)
-)
+""".replace("LIGHT", LIGHT).replace("DARK", DARK)

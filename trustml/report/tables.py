@@ -62,14 +62,17 @@ def privacy(runs: Runs) -> str:
         ("protects", lambda r: _text(r, "privacy_unit")),
         ("neighbours differ by", lambda r: _relation(r)),
         ("accountant", lambda r: _text(r, "accountant").upper()),
-        ("sampling", lambda r: _text(r, "sampler")),
+        ("sampling", lambda r: _text(r, "sampler").replace("poisson", "Poisson")),
         ("expected batch size", lambda r: _number(r, "expected_batch_size", digits=6)),
         ("steps", lambda r: _number(r, "steps", digits=9)),
         ("noise multiplier σ", lambda r: _number(r, "noise_multiplier", digits=4)),
         ("clipping norm C", lambda r: _number(r, "l2_clip_norm")),
         ("noise secret", lambda r: _flag(r, "noise_secret", "yes", "no, reproducible")),
         ("nan or inf gradients, set to 0", lambda r: _number(r, "nonfinite_examples")),
-        ("parameters without short cut", lambda r: _number(r, "fallback_leaves")),
+        (
+            "parameters with gradients materialised",
+            lambda r: _number(r, "fallback_leaves"),
+        ),
     )
     return _by_run(runs, rows, "What the promise rests on")
 
@@ -92,7 +95,9 @@ def accuracy(runs: Runs) -> str:
 def membership(runs: Runs) -> str:
     """The attack per run: AUC, TPR at each FPR with the achieved one, baselines."""
     runs = [run for run in runs if schema.get(run, "membership")]
-    fprs = {fpr for r in runs for fpr in schema.get(r, "membership", "tpr_at_fpr") or {}}
+    fprs = {
+        fpr for r in runs for fpr in schema.get(r, "membership", "tpr_at_fpr") or {}
+    }
     rows = [
         ("AUC (chance 0.5)", _auc),
         (
@@ -117,12 +122,14 @@ def membership(runs: Runs) -> str:
     return _by_run(
         runs,
         rows,
-        "Membership attack: " + (_text(runs[0], "membership", "attack") if runs else ""),
+        "Membership attack: "
+        + (_text(runs[0], "membership", "attack") if runs else ""),
         "In brackets: 95% interval. “at” is the share of non-members that was in fact "
-        "accused; it never exceeds the share asked for. Guessing finds as large a share "
-        "of members as it accuses of others. n/a: too few non-members to show so small a "
-        "share. *: fewer than ten false alarms allowed, so that share is itself uncertain. "
-        "The threshold of the balanced accuracy was chosen on the other half.",
+        "accused; it never exceeds the share asked for. Guessing finds as large a "
+        "share of members as it accuses of others. n/a: too few non-members to show so "
+        "small a share. *: fewer than ten false alarms allowed, so that share is "
+        "itself uncertain. The threshold of the balanced accuracy was chosen on the "
+        "other half.",
     )
 
 
@@ -153,8 +160,8 @@ def groups(runs: Runs, key: str) -> str:
     note = "In brackets: exact 95% intervals."
     if "change" in head:
         note += (
-            " Change: against no privacy on the same examples, in points; its intervals "
-            "hold for all groups together."
+            " Change: against no privacy on the same examples, in points; its "
+            "intervals hold for all groups together."
         )
     if small:
         note += " *: too small a group to judge."
@@ -165,10 +172,10 @@ def cost(runs: Runs) -> str:
     """Time, memory and arithmetic per run, absolute and over no privacy."""
     base = schema.reference(runs)
     kinds = (
-        ("time per step", "seconds_per_step", _seconds),
+        ("time per step", "seconds_per_step", seconds),
         ("examples per second", "examples_per_second", lambda v: f"{v:,.0f}"),
-        ("compilation", "compile_seconds", _seconds),
-        ("training in all", "wall_seconds", _seconds),
+        ("compilation", "compile_seconds", seconds),
+        ("training in all", "wall_seconds", seconds),
         ("temporary memory", "peak_temp_bytes", _bytes),
         ("arithmetic per step (FLOPs)", "flops", lambda v: f"{v:.3g}"),
     )
@@ -186,8 +193,10 @@ def cost(runs: Runs) -> str:
         runs,
         rows,
         "Cost",
-        "In brackets: over the run without privacy. Compilation is not part of the time "
-        "per step." if base is not None else "",
+        "In brackets: over the run without privacy. Compilation is not part of the "
+        "time per step."
+        if base is not None
+        else "",
         needs=("cost",),
     )
 
@@ -253,7 +262,9 @@ def _auc(run: Mapping[str, Any]) -> str:
     if value is None:
         return NONE
     lo, hi = words.interval_of(run["membership"])
-    return f"{value:.3f}" + ("" if lo is None or hi is None else f" ({lo:.3f}–{hi:.3f})")
+    return f"{value:.3f}" + (
+        "" if lo is None or hi is None else f" ({lo:.3f}–{hi:.3f})"
+    )
 
 
 def _tpr(run: Mapping[str, Any], fpr: str) -> str:
@@ -266,7 +277,8 @@ def _tpr(run: Mapping[str, Any], fpr: str) -> str:
     return words.estimate({**point, "value": point.get("tpr")}) + at + star
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
+    """0.021 -> '21 ms'; 95 -> '95.0 s'; 300 -> '5.0 min'."""
     if value < 1.0:
         return f"{1000 * value:.3g} ms"
     return f"{value:.1f} s" if value < 120 else f"{value / 60:.1f} min"

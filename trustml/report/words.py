@@ -1,15 +1,16 @@
 """The four answers of the first screen, in plain words, composed from the figures.
 
-Rules of the wording: every figure with its interval and its baseline; the attack and the
-accountant are named; "no leak detected by this attack" is never "no leak"; reproducible
-noise is said to be no secret; what was not measured is said to be not measured.
+Rules of the wording: every figure with its interval and its baseline; the attack and
+the accountant are named; "no leak detected by this attack" is never "no leak";
+reproducible noise is said to be no secret; what was not measured is said to be not
+measured.
 
 Example::
 
     from trustml.report import words
 
     for card in words.cards(report):
-        print(card.question, card.headline, *card.points, sep='\\n  ')
+        print(card.question, card.headline, *card.points)
 """
 
 import math
@@ -17,6 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from trustml.attacks import metrics
 from trustml.report import schema
 
 RELATIONS = {
@@ -37,13 +39,15 @@ class Card(NamedTuple):
       question: as asked.
       headline: the answer in one sentence.
       points: the figures behind it, one sentence each.
+      more: what belongs to the answer but not on the first screen.
       tone: 'good', 'warn' or 'plain'; colours the edge, never the only signal.
     """
 
     question: str
     headline: str
     points: tuple[str, ...]
-    tone: str
+    more: tuple[str, ...] = ()
+    tone: str = "plain"
 
 
 def cards(report: Mapping[str, Any]) -> tuple[Card, Card, Card, Card]:
@@ -64,7 +68,7 @@ def promised(runs: Sequence[Mapping[str, Any]]) -> Card:
                 "The model was trained without privacy, so nothing limits what it may "
                 "reveal about a training example.",
             ),
-            "warn",
+            tone="warn",
         )
     unit = schema.get(private[0], "privacy_unit", default="one training example")
     points = []
@@ -73,90 +77,87 @@ def promised(runs: Sequence[Mapping[str, Any]]) -> Card:
         if eps is None:
             points.append(f"{names[run['name']]}: the ε that was spent is not stated.")
             continue
-        limit = detectable(0.01, eps, delta)
-        spent = f"ε spent {eps:.3g}, δ = {scientific(delta)}"
-        text = (
-            f"{names[run['name']]} ({spent}): a test of who was in the training data "
-            f"that wrongly accuses 1% finds at most {percent_up(limit)} of those who "
-            "were, whatever the method; "
+        limit = float(metrics.tpr_bound(0.01, eps, delta))
+        points.append(
+            f"{names[run['name']]} ({eps:.3g} spent, δ = {scientific(delta)}): whoever "
+            "guesses who was in the training data and wrongly accuses 1% finds at most "
+            f"{percent_up(limit)} of those who were"
+            + (
+                ", which on its own rules out almost nothing."
+                if limit > 0.5
+                else ", by whatever method; blind guessing finds 1%."
+            )
         )
-        text += (
-            "taken alone, that rules out almost nothing."
-            if limit > 0.5
-            else "blind guessing finds 1%."
-        )
-        points.append(text)
-    if len(private) < len(runs):
-        points.append("No privacy: no promise at all.")
-    points.append(_accounting(private, names))
     secret = [run.get("noise_secret") for run in private]
     if all(secret):
+        points.append("The noise was secret: its key came from the operating system.")
+    elif any(value is False for value in secret):
         points.append(
-            "The noise came from a secret key of the operating system that was not kept "
-            "in this report."
+            "The noise is reproducible, not secret: against anyone who knows the seed "
+            "the promise does not hold. Train with a secret seed before giving a model "
+            "away."
         )
-        tone = "good"
     else:
-        points.append(
-            "The noise is reproducible, not secret: it follows from a seed, and against "
-            "anyone who knows the seed the promise does not hold. Train with a secret "
-            "seed before giving a model away."
-            if any(s is False for s in secret)
-            else "Whether the noise was secret is not stated."
-        )
-        tone = "warn"
-    headline = f"Differential privacy for {unit}, with " + _listed(
-        [names[run["name"]] for run in private]
+        points.append("Whether the noise was secret is not stated.")
+    more = [_accounting(private, names)]
+    if len(private) < len(runs):
+        more.append("The model without privacy promises nothing.")
+    headline = f"Differential privacy for {re.sub('^one ', 'each ', unit)}, with "
+    return Card(
+        question,
+        headline + _listed([names[run["name"]] for run in private]) + ".",
+        tuple(points),
+        tuple(more),
+        "good" if all(secret) else "warn",
     )
-    return Card(question, headline + ".", tuple(points), tone)
 
 
 def leaks(runs: Sequence[Mapping[str, Any]]) -> Card:
     """What the membership attack found, run by run."""
     question, names = "What leaks?", schema.labels(runs)
-    attacked = [run for run in runs if schema.number(run, "membership", "auc")]
+    attacked = [
+        run for run in runs if schema.number(run, "membership", "auc") is not None
+    ]
     if not attacked:
         return Card(
             question,
             "Not measured: no attack was run.",
             ("That is no sign that nothing leaks.",),
-            "plain",
         )
-    found, points = [], []
+    found, points, more = [], [], []
     for run in attacked:
         result, name = run["membership"], names[run["name"]]
+        lo, hi = interval_of(result)
+        text = f"{_capital(name)}: "
         if leak_detected(result):
             found.append(name)
-        lo, hi = interval_of(result)
-        below = hi is not None and hi < 0.5
-        verdict = (
-            "leak detected"
-            if leak_detected(result)
-            else "no leak detected; below chance, by accident or because members and "
-            "non-members differ otherwise"
-            if below
-            else "no leak detected by this attack"
-        )
-        text = f"{_capital(name)}: {verdict}. AUC {result['auc']:.3f}"
+            text += "leak detected"
+        else:
+            text += "no leak detected by this attack"
+        text += f"; AUC {result['auc']:.3f}"
         if lo is not None and hi is not None:
             text += f" ({lo:.3f}–{hi:.3f})"
         points.append(text + ", chance is 0.5" + _at_low_fpr(result) + ".")
-    attack = schema.get(attacked[0], "membership", "attack", default="membership")
-    attack = attack.replace("loss threshold", "loss-threshold")
+        if hi is not None and hi < 0.5:
+            more.append(
+                f"{_capital(name)}: the AUC is below chance, by accident or because "
+                "members and non-members differ in something other than membership."
+            )
+    first = attacked[0]["membership"]
+    attack = (first.get("attack") or "membership").replace(
+        "loss threshold", "loss-threshold"
+    )
+    points.append(
+        f"The attack sees the {first.get('access') or 'loss'}; reference models: "
+        f"{first.get('references') or 'none'}. Stronger attacks may find more."
+    )
     missing = [names[run["name"]] for run in runs if run not in attacked]
     if missing:
         points.append(f"Not attacked: {_listed(missing)}.")
-    points.append(
-        f"Attack: {attack}; it sees the "
-        f"{schema.get(attacked[0], 'membership', 'access', default='loss')}, reference "
-        f"models: {schema.get(attacked[0], 'membership', 'references', default='none')}. "
-        "Stronger attacks may find more."
-    )
     clear = [names[run["name"]] for run in attacked if names[run["name"]] not in found]
     if not found:
-        headline = (
-            f"The {attack} attack detected no leak; that is no proof that there is none."
-        )
+        headline = f"The {attack} attack detected no leak; "
+        headline += "that is no proof that there is none."
     elif clear:
         headline = (
             f"The {attack} attack detects training examples with {_listed(found)}. "
@@ -164,8 +165,12 @@ def leaks(runs: Sequence[Mapping[str, Any]]) -> Card:
             "leaks."
         )
     else:
-        headline = f"The {attack} attack detects training examples with {_listed(found)}."
-    return Card(question, headline, tuple(points), "warn" if found else "plain")
+        headline = (
+            f"The {attack} attack detects training examples with {_listed(found)}."
+        )
+    return Card(
+        question, headline, tuple(points), tuple(more), "warn" if found else "plain"
+    )
 
 
 def costs(runs: Sequence[Mapping[str, Any]]) -> Card:
@@ -174,14 +179,21 @@ def costs(runs: Sequence[Mapping[str, Any]]) -> Card:
     base, last = schema.reference(runs), schema.strictest(runs)
     points = []
     for run in runs:
-        test = schema.get(run, "test", default={})
-        if schema.number(test, "accuracy", "value") is None:
-            continue
-        text = f"{_capital(names[run['name']])}: {estimate(test['accuracy'])} right"
-        change = schema.get(test, "change")
-        if run is not base and schema.number(change, "value") is not None:
-            text += f"; {points_change(change)} against no privacy"
-        points.append(text + ".")
+        parts, test = [], schema.get(run, "test", default={})
+        if schema.number(test, "accuracy", "value") is not None:
+            parts.append(f"{estimate(test['accuracy'])} right")
+            change = schema.get(test, "change")
+            if run is not base and schema.number(change, "value") is not None:
+                parts[-1] += f", {points_change(change)}"
+        price = [
+            f"{value:.2f}× the {what}"
+            for key, what in schema.COST.items()
+            if run is not base and (value := schema.ratio(run, base, key)) is not None
+        ]
+        if price:
+            parts.append(_listed(price))
+        if parts:
+            points.append(f"{_capital(names[run['name']])}: {'; '.join(parts)}.")
     majority = next(
         (
             value
@@ -192,91 +204,69 @@ def costs(runs: Sequence[Mapping[str, Any]]) -> Card:
     )
     if majority is not None:
         points.append(f"Always naming the commonest class: {percent(majority)} right.")
-    prices = []
-    for run in runs:
-        if run is base:
-            continue
-        parts = [
-            f"{value:.2f} × the {words}"
-            for key, words in schema.COST.items()
-            if (value := schema.ratio(run, base, key)) is not None
-        ]
-        if parts:
-            prices.append((names[run["name"]], _listed(parts)))
-    points += [f"{_capital(name)}: {text} of training without." for name, text in prices]
     values = [schema.number(run, "test", "accuracy", "value") for run in (base, last)]
     if base is not None and last is not base and None not in values:
         lost = 100 * (values[0] - values[1])
         headline = (
-            f"{abs(lost):.1f} points of accuracy {'lost' if lost >= 0 else 'gained'} at "
-            f"{names[last['name']]} ({percent(values[0])} to {percent(values[1])})"
+            f"{abs(lost):.1f} points of accuracy {'lost' if lost >= 0 else 'gained'} "
+            f"with {names[last['name']]} ({percent(values[0])} to {percent(values[1])})"
         )
         slower = schema.ratio(last, base, "seconds_per_step")
         if slower is not None:
-            headline += f"; a step takes {slower:.2f} × the time"
+            headline += f"; a step takes {slower:.2f}× the time"
     elif values[1] is not None:
         headline = f"{_capital(names[last['name']])}: {percent(values[1])} right"
         headline += "; the price is not known, as there is no other run to compare with"
     else:
         headline = "Not measured: there is no test accuracy"
-    return Card(question, headline + ".", tuple(points), "plain")
+    return Card(question, headline + ".", tuple(points))
 
 
 def served_worse(runs: Sequence[Mapping[str, Any]]) -> Card:
     """The groups with the lowest accuracy, and who pays most for privacy."""
     question, names = "Who is served worse?", schema.labels(runs)
     last = schema.strictest(runs)
-    kinds = (("per_class", "class_gap", "class"), ("per_length", "length_gap", "length"))
-    points, headline, tone = [], "", "plain"
+    where = f" with {names[last['name']]}" if len(runs) > 1 else ""
+    kinds = (
+        ("per_class", "class_gap", "class"),
+        ("per_length", "length_gap", "length"),
+    )
+    points, more, headline = [], [], ""
     for key, gap_key, kind in kinds:
-        judged, small = [], 0
-        for row in schema.get(last, "test", key, default=[]):
-            if schema.number(row, "value") is None or row.get("small"):
-                small += 1
-            else:
-                judged.append(row)
+        judged, small = _judged(last, key)
         if judged:
             worst = min(judged, key=lambda row: row["value"])
             best = max(judged, key=lambda row: row["value"])
-            where = f"at {names[last['name']]}" if len(runs) > 1 else "here"
             headline = headline or (
-                f"{_group(kind, worst)}: {percent(worst['value'])} right {where}, "
-                f"against {percent(best['value'])} for {_group(kind, best, False)}."
+                f"{_capital(kind)} {worst['name']}: {percent(worst['value'])} right"
+                f"{where}, against {percent(best['value'])} for {kind} {best['name']}."
             )
-            points.append(
-                f"By {kind}, {where}: lowest {worst['name']} with {estimate(worst)}, "
-                f"highest {best['name']} with {estimate(best)}."
-            )
+            text = f"By {kind}{where}: lowest {worst['name']}, {estimate(worst)}"
             gap = schema.get(last, "test", gap_key, default={})
-            if schema.number(gap, "value") is not None:
-                points.append(_gap(kind, gap))
-            points += _changes(kind, judged, last, names)
+            points.append(text + _gap(gap) + ".")
+            change = _most_changed(kind, judged)
+            if change:
+                (points if kind == "class" else more).append(change)
+            more.append(f"Highest by {kind}{where}: {best['name']}, {estimate(best)}.")
         if small:
-            points.append(
+            more.append(
                 f"{small} {kind} group{'s are' if small > 1 else ' is'} too small to "
-                "judge and left out here."
+                "judge, and left out of these sentences."
             )
     base = schema.reference(runs)
-    if base is not None and base is not last:
-        rows = [
-            row
-            for row in schema.get(base, "test", "per_class", default=[])
-            if schema.number(row, "value") is not None and not row.get("small")
-        ]
-        if rows:
-            worst = min(rows, key=lambda row: row["value"])
-            points.append(
-                f"Without privacy the lowest class is {worst['name']} with "
-                f"{estimate(worst)}."
-            )
+    rows = _judged(base, "per_class")[0] if base is not None else []
+    if rows and base is not last:
+        worst = min(rows, key=lambda row: row["value"])
+        points.append(
+            f"Lowest class without privacy: {worst['name']}, {estimate(worst)}."
+        )
     if not headline:
         return Card(
             question,
             "Not measured: there is no accuracy per group.",
             ("An average can hide a group that is served badly.",),
-            "plain",
         )
-    return Card(question, headline, tuple(points), tone)
+    return Card(question, headline, tuple(points), tuple(more))
 
 
 def limits(report: Mapping[str, Any]) -> list[str]:
@@ -305,18 +295,6 @@ def limits(report: Mapping[str, Any]) -> list[str]:
             "the lowest figure is lower than it would be on fresh data."
         )
     return out + [str(item) for item in report.get("limits") or []]
-
-
-def detectable(fpr: float, epsilon: float, delta: float) -> float:
-    """Largest TPR at this FPR under (epsilon, delta)-DP; as `attacks.metrics.tpr_bound`.
-
-    Written again because the report imports no pillar; a test holds the two together.
-    """
-    if epsilon > 700.0:
-        return 1.0
-    first = math.exp(epsilon) * fpr + delta
-    second = 1.0 - math.exp(-epsilon) * (1.0 - delta - fpr)
-    return min(first, second, 1.0)
 
 
 def leak_detected(result: Mapping[str, Any]) -> bool:
@@ -394,7 +372,7 @@ def _accounting(private: Sequence[Mapping[str, Any]], names: Mapping[str, str]) 
         else "by an accountant that is not stated"
     )
     if schema.get(run, "sampler"):
-        text += f" for {run['sampler']} sampling"
+        text += f" for {run['sampler'].replace('poisson', 'Poisson')} sampling"
         if run["sampler"] == "shuffled":
             text += " (no credit is taken for the sampling)"
     if schema.get(run, "relation"):
@@ -420,47 +398,50 @@ def _at_low_fpr(result: Mapping[str, Any]) -> str:
     alarms = fpr if achieved is None else achieved
     return (
         f"; wrongly accusing {percent(alarms, 2 if alarms < 0.01 else 1)} it finds "
-        f"{estimate({**point, 'value': point.get('tpr')})} of the members"
+        f"{estimate({**point, 'value': point.get('tpr')})}"
     )
 
 
-def _gap(kind: str, gap: Mapping[str, Any]) -> str:
+def _judged(run: Mapping[str, Any], key: str) -> tuple[list[Mapping[str, Any]], int]:
+    """The groups large enough to judge, and how many are not."""
+    rows = schema.get(run, "test", key, default=[])
+    judged = [
+        row
+        for row in rows
+        if schema.number(row, "value") is not None and not row.get("small")
+    ]
+    return judged, len(rows) - len(judged)
+
+
+def _gap(gap: Mapping[str, Any]) -> str:
     value, (lo, hi) = schema.number(gap, "value"), _ends(gap)
-    text = f"Gap between the best and the worst {kind}: {100 * value:.1f} points"
+    if value is None:
+        return ""
+    text = f"; {100 * value:.1f} points below the best"
     if lo is not None:
         text += f" ({100 * lo:.1f}–{100 * hi:.1f})"
     floor = schema.number(gap, "floor_95")
     if floor is None:
-        return text + "."
-    return text + (
-        f"; chance alone would reach {100 * floor:.1f}, so "
-        + ("the groups do differ." if value > floor else "chance may explain it.")
-    )
+        return text
+    verdict = "more than" if value > floor else "no more than"
+    return text + f", {verdict} chance alone gives ({100 * floor:.1f})"
 
 
-def _changes(kind, judged, last, names) -> list[str]:
-    changed = [row for row in judged if schema.number(row, "change", "value") is not None]
+def _most_changed(kind: str, judged: Sequence[Mapping[str, Any]]) -> str:
+    changed = [
+        row for row in judged if schema.number(row, "change", "value") is not None
+    ]
     if not changed:
-        return []
+        return ""
     most = min(changed, key=lambda row: row["change"]["value"])
-    value, hi = most["change"]["value"], schema.number(most, "change", "hi")
-    if value >= 0:
-        return [f"No {kind} group loses against no privacy."]
-    sure = (
-        "beyond chance, all groups taken together"
-        if hi is not None and hi < 0
-        else "which chance may explain"
-    )
-    return [
+    if most["change"]["value"] >= 0:
+        return f"No {kind} group loses against no privacy."
+    hi = schema.number(most, "change", "hi")
+    sure = "beyond chance" if hi is not None and hi < 0 else "which chance may explain"
+    return (
         f"Loses most to privacy by {kind}: {most['name']}, "
         f"{points_change(most['change'])}, {sure}."
-    ]
-
-
-def _group(kind: str, row: Mapping[str, Any], start: bool = True) -> str:
-    if kind == "class":
-        return f"{'Class' if start else 'class'} {row['name']}"
-    return f"{'Length' if start else 'length'} {row['name']}"
+    )
 
 
 def _capital(text: str) -> str:

@@ -1,0 +1,201 @@
+"""The frontier of a sweep: accuracy against epsilon, as a table and a figure.
+
+A point is one training run. Points of one name are seeds of one setting: they become
+their mean with a Student t interval over seeds. A setting is on the frontier if no
+other has at least its accuracy at a smaller (or equal) epsilon.
+
+Choosing the best point of a private sweep by its accuracy looks at the data once more;
+the epsilon of a point does not count that choice, and the page says so.
+
+Example::
+
+    from trustml.report import frontier
+
+    points = [frontier.point(json.loads(path.read_text())) for path in reports]
+    frontier.write('runs/sweep', sum(points, []), title='dp_sst2')
+"""
+
+import html
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trustml import report as report_lib
+from trustml.fairness import intervals
+from trustml.report import figures, schema, style, tables, words
+
+Points = Sequence[Mapping[str, Any]]
+HEAD = ("setting", "ε", "δ", "test accuracy", "seeds", "time per step", "frontier")
+NOTE = (
+    "In brackets: 95% intervals, over test examples for one seed, over seeds for "
+    "several. Choosing a setting by its accuracy uses the data once more; ε does not "
+    "count that."
+)
+
+
+def point(report: Mapping[str, Any], name: str | None = None) -> list[dict[str, Any]]:
+    """The runs of one report as points.
+
+    Args:
+      report: as read from `report.json`.
+      name: name of the setting, such as the overrides of a sweep; default each run's
+      own.
+
+    Returns:
+      One dictionary per run that has a test accuracy: name, epsilon (None without
+      privacy), delta, accuracy {value, lo, hi, n}, seconds_per_step.
+    """
+    out = []
+    for run in report["runs"]:
+        if schema.number(run, "test", "accuracy", "value") is None:
+            continue
+        private = schema.is_private(run)
+        out.append(
+            {
+                "name": name or run["name"],
+                "epsilon": schema.epsilon(run) if private else None,
+                "delta": schema.number(run, "delta") if private else None,
+                "accuracy": run["test"]["accuracy"],
+                "seconds_per_step": schema.number(run, "cost", "seconds_per_step"),
+            }
+        )
+    return out
+
+
+def collapse(points: Points) -> list[dict[str, Any]]:
+    """One entry per (name, private or not), seeds averaged, sorted by epsilon.
+
+    Args:
+      points: as `point` makes them.
+
+    Returns:
+      Dictionaries with name, epsilon, delta, value, lo, hi, seeds, seconds_per_step,
+      best (on the frontier); without privacy last.
+
+    Raises:
+      ValueError: if there is no point with an accuracy.
+    """
+    settings: dict[tuple, list[Mapping[str, Any]]] = {}
+    for entry in schema.clean(list(points)):
+        if schema.number(entry, "accuracy", "value") is not None:
+            private = schema.number(entry, "epsilon") is not None
+            settings.setdefault((entry["name"], private), []).append(entry)
+    if not settings:
+        raise ValueError(
+            "points holds no accuracy; give at least one point whose "
+            "accuracy['value'] is a number."
+        )
+    out = []
+    for (name, private), seeds in settings.items():
+        values = np.array([entry["accuracy"]["value"] for entry in seeds], float)
+        lo, hi = (schema.number(seeds[0], "accuracy", end) for end in ("lo", "hi"))
+        if values.size > 1:
+            _, lo, hi = intervals.mean(values)
+        seconds = [schema.number(entry, "seconds_per_step") for entry in seeds]
+        seconds = [value for value in seconds if value is not None]
+        out.append(
+            {
+                "name": name,
+                # The seeds of one setting share a budget; the largest spent is said.
+                "epsilon": max(e["epsilon"] for e in seeds) if private else None,
+                "delta": schema.number(seeds[0], "delta"),
+                "value": float(values.mean()),
+                "lo": lo,
+                "hi": hi,
+                "seeds": values.size,
+                "seconds_per_step": float(np.median(seconds)) if seconds else None,
+            }
+        )
+    out.sort(key=lambda p: (p["epsilon"] is None, p["epsilon"] or 0.0, p["name"]))
+    for entry in out:
+        entry["best"] = not any(_beats(other, entry) for other in out)
+    return out
+
+
+def markdown(points: Points) -> str:
+    """The table as Markdown, with a pipe in a name escaped."""
+    lines = [HEAD, ("---",) * len(HEAD), *_rows(collapse(points))]
+    text = "\n".join(
+        "| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |"
+        for line in lines
+    )
+    return f"{text}\n\n{NOTE}\n"
+
+
+def render(points: Points, title: str = "Sweep") -> str:
+    """One self-contained page: the figure and the table."""
+    entries, name = collapse(points), html.escape(title)
+    svg = figures.frontier(entries)
+    if svg:
+        svg = (
+            f'<div class="figures"><figure><h3>Accuracy against privacy</h3>{svg}'
+            "<figcaption>Each point one setting, with its interval; blue, on the "
+            "frontier: no other is as accurate at as small an ε. The accuracy axis "
+            "does not begin at zero.</figcaption></figure></div>"
+        )
+    table = tables.table(HEAD, _rows(entries), "All settings", NOTE)
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{name}</title><style>{style.CSS}</style></head>\n"
+        f"<body><header><h1>{name}</h1></header><main>{svg}{table}</main>"
+        "<footer></footer></body></html>\n"
+    )
+
+
+def write(
+    workdir: str | os.PathLike, points: Points, title: str = "Sweep"
+) -> pathlib.Path:
+    """Writes frontier.html, frontier.md, frontier.svg and frontier.json.
+
+    Args:
+      workdir: directory; made if absent.
+      points: as `point` makes them.
+      title: heading of the page.
+
+    Returns:
+      Path of the HTML file.
+
+    Raises:
+      ValueError: if there is no point with an accuracy; nothing is written.
+    """
+    entries, page = collapse(points), render(points, title)
+    directory = pathlib.Path(workdir)
+    directory.mkdir(parents=True, exist_ok=True)
+    report_lib.put(directory / "frontier.md", f"# {title}\n\n{markdown(points)}")
+    svg = figures.frontier(entries)
+    if svg:
+        report_lib.put(directory / "frontier.svg", svg)
+    report_lib.put(directory / "frontier.json", report_lib.to_json({"points": entries}))
+    return report_lib.put(directory / "frontier.html", page)
+
+
+def _beats(other: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    spends = [
+        float("inf") if p["epsilon"] is None else p["epsilon"] for p in (other, entry)
+    ]
+    return (
+        spends[0] <= spends[1]
+        and other["value"] >= entry["value"]
+        and (spends[0] < spends[1] or other["value"] > entry["value"])
+    )
+
+
+def _rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            entry["name"],
+            "no privacy" if entry["epsilon"] is None else f"{entry['epsilon']:.3g}",
+            tables.NONE if entry["delta"] is None else words.scientific(entry["delta"]),
+            words.estimate(entry),
+            str(entry["seeds"]),
+            tables.NONE
+            if entry["seconds_per_step"] is None
+            else tables.seconds(entry["seconds_per_step"]),
+            "yes" if entry["best"] else "",
+        )
+        for entry in entries
+    ]
