@@ -283,13 +283,9 @@ def _by_factors(bound, train, frozen, batch, mask, keys, l2_clip_norm):
     )
     effective = l2_clip_norm * (1 - 2.0**-7) if low_precision else l2_clip_norm
     factors, bad = _factors(out.norm2_upper, out.losses, mask, effective)
-    # 0 * NaN is NaN: rows that are not finite are zeroed, in the rare branch only.
-    suspect = bad | ~jnp.isfinite(out.norm2_upper)
-    sums = lax.cond(
-        jnp.any(suspect),
-        lambda: bound.clipped_sum(trace.zeroed(out.leaves, suspect), factors),
-        lambda: bound.clipped_sum(out.leaves, factors),
-    )
+    # 0 * NaN is NaN: the factors of rows that are not finite are zeroed as well.
+    suspect = ~(jnp.isfinite(out.norm2_upper) & jnp.isfinite(out.losses))
+    sums = bound.clipped_sum(trace.zeroed(out.leaves, suspect), factors)
     return sums, _info(out.norm2, out.losses, mask, bad)
 
 
@@ -304,15 +300,9 @@ def _by_vmap(split_loss, train, frozen, batch, mask, keys, l2_clip_norm):
     ]
     norm2 = sum(squares[1:], squares[0])
     factors, bad = _factors(norm2, losses, mask, l2_clip_norm)
-    suspect = bad | ~jnp.isfinite(norm2)
-
-    def contracted(grads):
-        return jax.tree.map(lambda g: terms_lib.contract(factors, g, ((0,), (0,))), grads)
-
-    sums = lax.cond(
-        jnp.any(suspect),
-        lambda: contracted(jax.tree.map(lambda g: _where(~suspect, g, 0), grads)),
-        lambda: contracted(grads),
+    suspect = ~(jnp.isfinite(norm2) & jnp.isfinite(losses))
+    sums = jax.tree.map(
+        lambda g: terms_lib.contract(factors, _where(~suspect, g, 0), ((0,), (0,))), grads
     )
     return sums, _info(norm2, losses, mask, bad)
 

@@ -254,6 +254,9 @@ def _squares(x) -> Norm2:
 def _norm2(term: Term) -> tuple[Term, Note, Norm2]:
     """The squared norm of one term, and the form kept for the clipped sum."""
     through = all(p.isometric for p in term.posts)
+    if terms_lib.depth(term.product) and not isinstance(term.product, Dense):
+        if through:
+            return _norm2_by_step(term)
     match term.product:
         case Dot() as dot:
             c = terms_lib.canonical(dot)
@@ -290,6 +293,35 @@ def _norm2(term: Term) -> tuple[Term, Note, Norm2]:
             note = Note(kind, "squares", (), 2 * size, 4 * size, dense.reason)
             return _kept(term, dense.x, note, through)
     raise TypeError(f"not a product: {type(term.product).__name__}")
+
+
+def _norm2_by_step(term: Term) -> tuple[Term, Note, Norm2]:
+    """The norm of a product stacked by a scan, one step after the other.
+
+    A loop rather than one batched product: the buffers are those of one step.
+    """
+    seen: dict[str, Any] = {}
+
+    def step(product):
+        inner, seen["note"], norm2 = _norm2(Term(product))
+        seen["whole"] = inner.product is not product
+        return norm2, inner.product.x if seen["whole"] else ()
+
+    norm2, whole = lax.map(step, terms_lib.peel(term.product))
+    total = Norm2(jnp.sum(norm2.value), jnp.sum(norm2.slack))
+    note, steps = seen["note"], norm2.value.shape[0]
+    note = dataclasses.replace(
+        note,
+        dims=(("L", steps), *note.dims),
+        flops=steps * note.flops,
+        bytes=steps * note.bytes,
+    )
+    if not seen["whole"]:
+        return term, note, total
+    axis, kept = terms_lib.stack_axis(term.product), terms_lib.depth(term.product)
+    if axis:
+        return Term(Dense(jnp.moveaxis(whole, 0, axis)), term.posts), note, total
+    return Term(Dense(whole, kept=min(kept, 1)), term.posts), note, total
 
 
 def _kept(term: Term, whole, note: Note, through: bool) -> tuple[Term, Note, Norm2]:
@@ -447,6 +479,10 @@ def clipped_sum(leaf: Leaf, factors, shape: tuple[int, ...]) -> jax.Array:
 
 
 def _weighted(product, c) -> jax.Array:
+    """`sum_b c_b P_b`, step by step over the axes that scans have stacked."""
+    if terms_lib.depth(product):
+        sums = lax.map(lambda one: _weighted(one, c), terms_lib.peel(product))
+        return jnp.moveaxis(sums, 0, terms_lib.stack_axis(product))
     match product:
         case Dot() as dot:
             g = _times(dot.g, c)

@@ -245,7 +245,10 @@ def _reduce_sum(eqn, ins, which, term):
         return None
     axes = eqn.params["axes"]
     out = tuple(x for i, x in enumerate(term.product.out) if i not in axes)
-    return Term(dataclasses.replace(term.product, out=out))
+    loops = term.product.loops
+    if any(x not in out for x in loops):
+        loops = ()
+    return Term(dataclasses.replace(term.product, out=out, loops=loops))
 
 
 @_single

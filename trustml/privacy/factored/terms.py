@@ -49,6 +49,7 @@ class Dot:
     a_dims: tuple[int, ...] = _static()
     g_dims: tuple[int, ...] = _static()
     out: tuple[int, ...] = _static()
+    loops: tuple[int, ...] = _static(default=())  # kept labels made by scans
 
     @property
     def size_of(self) -> dict[int, int]:
@@ -110,6 +111,7 @@ class Dense:
 
     x: Any
     reason: str = _static(default="")
+    kept: int = _static(default=0)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -205,6 +207,31 @@ def same_dtype(a, g):
     """Promotes two factors to their common type (float32 for bf16 with float32)."""
     dtype = jnp.promote_types(a.dtype, g.dtype) if a.dtype != g.dtype else a.dtype
     return a.astype(dtype), g.astype(dtype)
+
+
+def depth(product) -> int:
+    """Number of leading axes that scans have stacked; the example axis follows them."""
+    return len(product.loops) if isinstance(product, Dot) else product.kept
+
+
+def peel(product):
+    """The product of one step: arrays keep their leading axis, for `lax.map` to take."""
+    if isinstance(product, Dot):
+        label, *rest = product.loops
+        return Dot(
+            product.a,
+            product.g,
+            product.a_dims[1:],
+            product.g_dims[1:],
+            tuple(x for x in product.out if x != label),
+            tuple(rest),
+        )
+    return dataclasses.replace(product, kept=product.kept - 1)
+
+
+def stack_axis(product) -> int:
+    """Where the outermost stacked axis stands in the product."""
+    return product.out.index(product.loops[0]) if isinstance(product, Dot) else 0
 
 
 class Canonical(NamedTuple):
@@ -324,7 +351,7 @@ def lift(term: Term, *, kept: bool) -> Term:
     """A term whose arrays were stacked by a scan, as one term over all its steps.
 
     Args:
-      term: arrays carry a leading axis of steps (see `unstacked` for those that do not).
+      term: its arrays carry a leading axis of steps.
       kept: True for stacked outputs (every step is its own block of the parameter),
         False for an accumulating carry (steps are summed).
     """
@@ -334,12 +361,13 @@ def lift(term: Term, *, kept: bool) -> Term:
     match term.product:
         case Dot() as dot:
             label = 1 + max((*dot.a_dims, *dot.g_dims, *dot.out), default=0)
-            stacked_a = dot.a.ndim > len(dot.a_dims)
-            stacked_g = dot.g.ndim > len(dot.g_dims)
-            a_dims = (label, *dot.a_dims) if stacked_a else dot.a_dims
-            g_dims = (label, *dot.g_dims) if stacked_g else dot.g_dims
-            out = (label, *dot.out) if kept else dot.out
-            return Term(Dot(dot.a, dot.g, a_dims, g_dims, out), posts)
+            a_dims, g_dims = (label, *dot.a_dims), (label, *dot.g_dims)
+            out, loops = dot.out, dot.loops
+            if kept:
+                out, loops = (label, *out), (label, *loops)
+            elif loops:  # a stacked axis inside a summed one is an ordinary kept axis
+                loops = ()
+            return Term(Dot(dot.a, dot.g, a_dims, g_dims, out, loops), posts)
         case Scatter() as s:
             if kept:
                 return Term(dataclasses.replace(s, kept=s.kept + 1), posts)

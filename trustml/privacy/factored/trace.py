@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from trustml.privacy.factored import interpreter, norms
+from trustml.privacy.factored import terms as terms_lib
 from trustml.privacy.factored.terms import Post, Term
 from trustml.privacy.factored.values import Value
 
@@ -102,10 +103,16 @@ def factored(loss, trainable, frozen, batch, keys) -> Factored:
         stripped, consts = _take_consts(tuple(leaf for leaf, _ in found))
         return (value.array.astype(jnp.float32), norm2, upper, stripped), consts
 
+    args = jax.tree.map(
+        lambda x: abstract(x, x.shape), (trainable, frozen, batch, keys)
+    )
+    in_axes = (None, None, 0, 0)
+    first = jax.vmap(one_example, in_axes, (0, None))
+    (*_, abstract_leaves), _ = jax.eval_shape(first, *args)
+    out_axes = ((0, 0, 0, _example_axes(abstract_leaves)), None)
+
     def run(params, frozen, batch, keys) -> Output:
-        mapped = jax.vmap(
-            one_example, in_axes=(None, None, 0, 0), out_axes=(0, None)
-        )
+        mapped = jax.vmap(one_example, in_axes, out_axes)
         (losses, norm2, upper, leaves), consts = mapped(params, frozen, batch, keys)
         return Output(losses, norm2, upper, _give_consts(leaves, consts))
 
@@ -117,6 +124,18 @@ def factored(loss, trainable, frozen, batch, keys) -> Factored:
         return jax.tree.unflatten(tree, sums)
 
     return Factored(run, clipped_sum)
+
+
+def _example_axes(leaves):
+    """The position of the example axis in every array: after the axes of scans."""
+
+    def of(term: Term) -> Term:
+        axis = terms_lib.depth(term.product)
+        return Term(jax.tree.map(lambda _: axis, term.product), term.posts)
+
+    return tuple(
+        dataclasses.replace(leaf, terms=tuple(map(of, leaf.terms))) for leaf in leaves
+    )
 
 
 def _is_post(x) -> bool:
@@ -151,14 +170,16 @@ def _give_consts(leaves, consts):
 def zeroed(leaves: tuple[norms.Leaf, ...], bad: jax.Array) -> tuple[norms.Leaf, ...]:
     """The same factors with every array of the examples marked `bad` set to zero."""
 
-    def product(x):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            return x
-        where = bad.reshape(bad.shape + (1,) * (x.ndim - 1))
-        return jnp.where(where, jnp.zeros((), x.dtype), x)
-
     def term(t: Term) -> Term:
-        return Term(jax.tree.map(product, t.product), t.posts)
+        axis = terms_lib.depth(t.product)
+
+        def zero(x):
+            if not jnp.issubdtype(x.dtype, jnp.floating):
+                return x
+            where = jnp.expand_dims(bad, [d for d in range(x.ndim) if d != axis])
+            return jnp.where(where, jnp.zeros((), x.dtype), x)
+
+        return Term(jax.tree.map(zero, t.product), t.posts)
 
     return tuple(
         dataclasses.replace(leaf, terms=tuple(map(term, leaf.terms))) for leaf in leaves
