@@ -6,7 +6,7 @@ tail may cross, which products there are, how parameters are shared, which regio
 written in plain JAX, Flax linen, Flax nnx and Equinox. Shapes are the smallest that
 still tell axes apart (no two axes of one operand have the same size where avoidable).
 
-    case.init(key) -> params;  case.make_batch(rng, B) -> numpy batch, leaves [B, ...]
+    case.params(seed) -> numpy params;  case.make_batch(rng, B) -> batch, leaves [B, ...]
 
 `expected_materialised` is the number of leaves that may fall back to one gradient per
 example; None where the answer is left to the method.
@@ -36,6 +36,20 @@ class Case(NamedTuple):
     make_batch: Callable[[np.random.Generator, int], dict[str, np.ndarray]]
     tol: float = FP32  # relative
     expected_materialised: int | None = None
+
+    def params(self, seed: int = 1):
+        """Random parameters of the right shapes, biases and scales too."""
+        rng = np.random.default_rng(seed)
+
+        def leaf(like):
+            values = rng.normal(size=like.shape)
+            if len(like.shape) > 1:
+                values = values / np.sqrt(like.shape[-2])
+            else:
+                values = 0.7 + 0.5 * values
+            return values.astype(like.dtype)
+
+        return jax.tree.map(leaf, jax.eval_shape(self.init, jax.random.key(0)))
 
 
 # ---- data ---------------------------------------------------------------------------
@@ -71,12 +85,12 @@ def tokens(vocab, length, repeat=False, low=0):
 
 
 def weights(**shapes):
-    """init: normal leaves of the given shapes, scaled by 1/sqrt(fan in)."""
+    """init: normal leaves of the given shapes."""
 
     def init(key):
         keys = jax.random.split(key, len(shapes))
         return {
-            name: jax.random.normal(k, s) / np.sqrt(max(s[0] if s else 1, 1))
+            name: jax.random.normal(k, s)
             for k, (name, s) in zip(keys, shapes.items(), strict=True)
         }
 
