@@ -218,7 +218,8 @@ def clipped_grad(
             traced[signature] = trace.factored(split_loss, train, frozen, batch, keys)
         return traced[signature]
 
-    def one_chunk(params, batch, mask, keys):
+    def one_chunk(params, batch, mask, example_ids, key):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_ids)
         train, frozen = trainable_lib.partition(params, trainable)
         if method == "vmap":
             _check_loss(split_loss, train, frozen, batch, keys)
@@ -231,11 +232,12 @@ def clipped_grad(
         num_rows = _check_batch(batch, mask)
         if example_ids is None:
             example_ids = jnp.arange(num_rows, dtype=jnp.uint32)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(example_ids))
+        example_ids = jnp.asarray(example_ids)
         batch = jax.tree.map(lambda x: _where(mask, jnp.asarray(x), 0), batch)
         if microbatch_size is None or microbatch_size >= num_rows:
-            return one_chunk(params, batch, mask, keys)
-        return _chunked(one_chunk, microbatch_size, params, batch, mask, keys)
+            return one_chunk(params, batch, mask, example_ids, key)
+        rows = (batch, mask, example_ids)
+        return _chunked(one_chunk, microbatch_size, params, rows, key)
 
     def explain(params, example):
         train, frozen = trainable_lib.partition(params, trainable)
@@ -307,25 +309,25 @@ def _by_vmap(split_loss, train, frozen, batch, mask, keys, l2_clip_norm):
     return sums, _info(norm2, losses, mask, bad)
 
 
-def _chunked(one_chunk, size, params, batch, mask, keys):
+def _chunked(one_chunk, size, params, rows, key):
     """`one_chunk` over consecutive chunks of `size` rows, the sums accumulated."""
-    num_rows = mask.shape[0]
+    num_rows = rows[1].shape[0]
     chunks = math.ceil(num_rows / size)
     short = chunks * size - num_rows
 
     def split(x):
-        if short:
-            x = jnp.concatenate([x, jnp.broadcast_to(x[:1], (short, *x.shape[1:]))])
+        if short:  # padded with zeros: a mask of False, an example of zeros
+            x = jnp.pad(x, ((0, short), *((0, 0),) * (x.ndim - 1)))
         return x.reshape(chunks, size, *x.shape[1:])
 
-    padded = jnp.concatenate([mask, jnp.zeros((short,), bool)]) if short else mask
-    xs = (jax.tree.map(split, batch), padded.reshape(chunks, size), split(keys))
+    xs = jax.tree.map(split, rows)
 
     def body(total, x):
-        sums, info = one_chunk(params, *x)
+        sums, info = one_chunk(params, *x, key)
         return jax.tree.map(jnp.add, total, sums), info
 
-    like = jax.eval_shape(one_chunk, params, *jax.tree.map(lambda x: x[0], xs))[0]
+    first = jax.tree.map(lambda x: x[0], xs)
+    like = jax.eval_shape(one_chunk, params, *first, key)[0]
     sums, info = lax.scan(body, jax.tree.map(_zeros_like, like), xs)
     flat = jax.tree.map(lambda x: x.reshape(-1)[:num_rows], info)
     return sums, flat
