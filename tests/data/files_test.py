@@ -140,6 +140,12 @@ DEFECTS = {
         "line 4 has 1 fields",
     ),
     "not JSON": ("a.jsonl", '{"text": "x"}\n{"text": \n', {}, "line 2 is not JSON"),
+    "surrogate": (
+        "a.jsonl",
+        jsonl({"text": "caf\u00e9", "label": "a"}, {"text": "\ud83d", "label": "b"}),
+        {},
+        r"line 2 escapes a character that is not Unicode \('\\ud83d'\)",
+    ),
     "JSON list": (
         "a.jsonl",
         '["x", "a"]\n',

@@ -242,6 +242,7 @@ def _make(name: str, folder: pathlib.Path, done: pathlib.Path) -> None:
     """Prepares a set beside `done` and renames it into place."""
     done.parent.mkdir(parents=True, exist_ok=True)
     aside = done.parent / f".making-{uuid.uuid4().hex}"
+    broken = aside.with_name(f".broken-{uuid.uuid4().hex}")
     try:
         with _quiet():
             builder = TrustmlData(
@@ -251,7 +252,7 @@ def _make(name: str, folder: pathlib.Path, done: pathlib.Path) -> None:
         inner = builder.data_path.relative_to(aside)
         if done.exists() and not _whole(done / inner):
             # A cleaner of temporary directories has removed files of it.
-            done.rename(aside / "broken")
+            done.rename(broken)
         try:
             aside.rename(done)
         except OSError:
@@ -259,6 +260,7 @@ def _make(name: str, folder: pathlib.Path, done: pathlib.Path) -> None:
                 raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(broken, ignore_errors=True)
 
 
 def _whole(folder: pathlib.Path) -> bool:

@@ -172,8 +172,15 @@ def _read_jsonl(text: str, where: str):
             continue
         try:
             row = json.loads(line, object_pairs_hook=_members)
+            if "\\u" in line:  # half of a pair of surrogates is no text
+                json.dumps(row, ensure_ascii=False).encode()
         except _TwiceError as error:
             _refuse_duplicates(error.args[0], f"{where} line {number}")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{where} line {number} escapes a character that is not Unicode "
+                f"({error.object[error.start]!a}); correct or drop the row."
+            ) from error
         except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(
                 f"{where} line {number} is not JSON ({error}); "
