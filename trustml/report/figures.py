@@ -389,10 +389,10 @@ def frontier(points: Sequence[Mapping[str, Any]]) -> str:
         best = sorted((p["epsilon"], p["value"]) for p in private if p["best"])
         ax.plot(
             *zip(*best, strict=True),
-            color=SERIES[0],
-            linewidth=1.2,
+            color=MUTED,
+            linewidth=1,
+            linestyle=":",
             drawstyle="steps-post",
-            label="frontier",
         )
         for point in private:
             look = {"color": SERIES[0] if point["best"] else MUTED, "marker": "o"}
