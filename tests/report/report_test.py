@@ -256,6 +256,10 @@ def test_one_leak_at_a_low_fpr_is_a_leak():
     result["tpr_at_fpr"]["0.01"] = point | {"lo": 0.012}
     assert not words.leak_detected(result)
     assert not words.leak_detected({"auc": 0.5, "tpr_at_fpr": {"0.001": None}})
+    # The AUC alone is enough, when its whole interval is above one half.
+    assert words.leak_detected({"auc": 0.55, "auc_interval": [0.51, 0.59]})
+    assert not words.leak_detected({"auc": 0.55, "auc_interval": [0.49, 0.61]})
+    assert not words.leak_detected({"auc": 0.45, "auc_interval": [0.41, 0.49]})
 
 
 @pytest.mark.parametrize(
