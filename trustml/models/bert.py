@@ -2,11 +2,11 @@
 
     x = LN(E + P + S);   x = LN(x + Attention(x));   x = LN(x + MLP(x))
 
-Post-layer-norm encoders (Devlin et al. 2019) whose parameters come from a local directory
-in the Hugging Face layout; outputs equal those of PyTorch within 1e-4. The three kinds
-differ in small things that `BertConfig` records: RoBERTa counts positions from
-pad_token_id + 1 and pads with 1, DistilBERT has no segment embedding S. Poolers and
-pretraining heads of a checkpoint are left out.
+Post-layer-norm encoders (Devlin et al. 2019) whose parameters come from a local
+directory in the Hugging Face layout; outputs equal those of PyTorch within 1e-4. The
+three kinds differ in small things that `BertConfig` records: RoBERTa counts positions
+from pad_token_id + 1 and pads with 1, DistilBERT has no segment embedding S. Poolers
+and pretraining heads of a checkpoint are left out.
 
 Token ids come from the tokenizer of the same directory. Whatever stands at or after
 `length` is replaced by the padding id of the checkpoint, so data may pad with 0.
@@ -205,8 +205,8 @@ def read_config(directory: str | os.PathLike[str]) -> BertConfig:
         ("bert", "roberta", "distilbert"),
     )
 
-    def get(name, distilbert_name, default=None):
-        name = distilbert_name if family == "distilbert" else name
+    def get(name, distilbert_name=None, default=None):
+        name = distilbert_name or name if family == "distilbert" else name
         value = raw.get(name, default)
         if value is None:
             _validate.fail(
@@ -229,12 +229,12 @@ def read_config(directory: str | os.PathLike[str]) -> BertConfig:
     segments = {"bert": 2, "roberta": 1, "distilbert": 0}[family]
     return BertConfig(
         family=family,
-        vocab_size=raw["vocab_size"],
+        vocab_size=get("vocab_size"),
         width=get("hidden_size", "dim"),
         depth=get("num_hidden_layers", "n_layers"),
         heads=get("num_attention_heads", "n_heads"),
         mlp_width=get("intermediate_size", "hidden_dim"),
-        max_length=raw["max_position_embeddings"] - offset,
+        max_length=get("max_position_embeddings") - offset,
         position_offset=offset,
         num_segments=raw.get("type_vocab_size", segments) if segments else 0,
         activation=_ACTIVATIONS[activation],
@@ -305,8 +305,8 @@ def load(
       directory: holds `config.json` and `model.safetensors`.
 
     Returns:
-      its `BertConfig` and its parameters, a nested dict of float32 NumPy arrays; kernels
-      are [in, out], the transposes of PyTorch's.
+      its `BertConfig` and its parameters, a nested dict of float32 NumPy arrays;
+      kernels are [in, out], the transposes of PyTorch's.
 
     Raises:
       FileNotFoundError: if a file is absent.
@@ -392,7 +392,7 @@ def classifier(
     compute_dtype: str = "float32",
     remat: bool = False,
 ) -> task_lib.Task:
-    """A pretrained encoder with a fresh linear head as a `Task` with `embed` and `head`.
+    """A pretrained encoder with a fresh linear head, as a `Task`.
 
     `init` reads the checkpoint, so no copy of it is kept; only the head depends on its
     key. `embed` gives word embeddings, before positions and normalisation.

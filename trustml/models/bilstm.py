@@ -65,7 +65,7 @@ class BiLstm(nn.Module):
         w_in = self.param("input_kernel", nn.initializers.lecun_normal(), kernel_shape)
         bias = self.param("bias", _input_bias, (8 * width,))
         recurrent = [
-            self.param(name, nn.initializers.orthogonal(), (width, 4 * width))
+            self.param(name, nn.initializers.glorot_uniform(), (width, 4 * width))
             for name in ("forward_kernel", "backward_kernel")
         ]
         gates = x @ w_in + bias[None, :]

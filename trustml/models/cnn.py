@@ -1,9 +1,9 @@
 """A convolutional network for images: `image` f32[H, W, C] -> log-probabilities.
 
-Per block: 3x3 convolution, GroupNorm, ReLU, 2x2 max-pooling (while the image is at least
-2x2); then hidden dense layers and the head. GroupNorm (Wu, He 2018) normalises inside one
-example. BatchNorm would mix the examples of a batch, so that no per-example gradient, and
-with it no differential privacy, would exist.
+Per block: 3x3 convolution, GroupNorm, ReLU, 2x2 max-pooling (while the image is at
+least 2x2); then hidden dense layers and the head. GroupNorm (Wu, He 2018) normalises
+inside one example. BatchNorm would mix the examples of a batch, so that no per-example
+gradient, and with it no differential privacy, would exist.
 
 Example::
 
@@ -15,7 +15,6 @@ References: https://arxiv.org/abs/1803.08494
 """
 
 import math
-
 from collections.abc import Sequence
 
 import jax
@@ -79,7 +78,7 @@ def task(
       num_classes: number of classes.
       channels: output channels of each convolution; at least one.
       hidden: widths of dense layers between the last convolution and the head.
-      groups: groups of GroupNorm; the greatest common divisor with the channels is used.
+      groups: groups of GroupNorm, or their greatest common divisor with the channels.
       activation: a name of `layers.ACTIVATIONS`.
       dropout: rate after every dense hidden layer, in training only.
 

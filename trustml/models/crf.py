@@ -6,10 +6,10 @@
 (Lafferty, McCallum, Pereira 2001). `T` slots of which the first `length` are real, `S`
 tags. Nothing at or after `length` matters; an empty sequence has log Z = 0.
 
-Every recursion is carried in log space. One step, log sum_i exp(a_i + transitions[i, j]),
-is computed as log((exp(a - max a)) @ exp(transitions - max)), a matrix product in place
-of S^2 exponentials for every token. It is exact until two transition scores lie more than
-87 (the range of float32) apart, where it is floored and stays finite.
+Every recursion is carried in log space. One step, log sum_i exp(a_i + transitions[i,
+j]), is computed as log((exp(a - max a)) @ exp(transitions - max)), a matrix product in
+place of S^2 exponentials for every token. It is exact until two transition scores lie
+more than 87 (the range of float32) apart, where it is floored and stays finite.
 
 Example::
 
@@ -67,7 +67,7 @@ def _forward(crf, emissions, mask, step):
 
 
 def log_partition(crf: Crf, emissions: jax.Array, length: jax.Array) -> jax.Array:
-    """log Z, float32[]; 0 for an empty sequence.
+    """Log Z, float32[]; 0 for an empty sequence.
 
     Args:
       crf: the parameters.
@@ -100,12 +100,12 @@ def score(
 def log_likelihood(
     crf: Crf, emissions: jax.Array, tags: jax.Array, length: jax.Array
 ) -> jax.Array:
-    """log p(tags), float32[] <= 0; see `log_partition`."""
+    """Log p(tags), float32[] <= 0; see `log_partition`."""
     return score(crf, emissions, tags, length) - log_partition(crf, emissions, length)
 
 
 def log_marginals(crf: Crf, emissions: jax.Array, length: jax.Array) -> jax.Array:
-    """log p(y_t = s) of every token, float32[T, S]; uniform at and after `length`.
+    """Log p(y_t = s) of every token, float32[T, S]; uniform at and after `length`.
 
     The forward-backward algorithm, normalised per token.
     """

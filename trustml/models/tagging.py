@@ -1,8 +1,9 @@
 """What slot taggers share: the joint prediction, per-example metrics, span F1.
 
 A joint model predicts one intent per utterance and one slot tag per token, in the BIO
-scheme: `B-city` begins a span, `I-city` continues it, `O` is outside. A span counts only
-if its boundaries and its type are both right, as in the CoNLL-2000 script `conlleval`:
+scheme: `B-city` begins a span, `I-city` continues it, `O` is outside. A span counts
+only if its boundaries and its type are both right, as in the CoNLL-2000 script
+`conlleval`:
 
     precision = right / predicted,  recall = right / gold,  F1 = 2 P R / (P + R)
 
@@ -48,7 +49,7 @@ class SpanScores(NamedTuple):
 
 
 def slot_log_probs(prediction: Any) -> jax.Array:
-    """Log-probabilities of the tags, float32[T, S], of a joint or a plain prediction."""
+    """Log-probabilities of tags, float32[T, S], of a joint or a plain prediction."""
     return getattr(prediction, "slots", prediction)
 
 

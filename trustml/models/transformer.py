@@ -2,8 +2,8 @@
 
     x = E + P;   x += Attention(LN(x));   x += MLP(LN(x));   head(LN(x))
 
-Pre-layer-norm blocks (Xiong et al. 2020), GELU, learned positions. Parameters and logits
-are float32; `compute_dtype='bfloat16'` runs activations (and matrix products) in
+Pre-layer-norm blocks (Xiong et al. 2020), GELU, learned positions. Parameters and
+logits are float32; `compute_dtype='bfloat16'` runs activations (and matrix products) in
 bfloat16, with softmax and LayerNorm statistics in float32. `scan_layers` stacks the
 blocks in one `lax.scan`, which compiles in the time of one block; `remat` recomputes a
 block in the backward pass instead of keeping its activations.
@@ -206,7 +206,7 @@ def classifier(
       dropout: rate on embeddings and on every branch of a block, in training only.
       compute_dtype: 'float32' or 'bfloat16', of activations; see the module docstring.
       remat: recompute blocks in the backward pass.
-      scan_layers: stack the blocks; leaves of the parameters get a leading axis [depth].
+      scan_layers: stack the blocks; their parameters get a leading axis [depth].
 
     Raises:
       ValueError: if a size is out of range, `heads` does not divide `width`, or a name
@@ -260,8 +260,9 @@ def tagger(
     and metrics) and, with `num_intents`, `label`. `predict` gives log-probabilities of
     tags float32[T, S], or `tagging.Joint` of them and of the intents [C].
 
-    Loss: mean cross-entropy of the tags; with intents, -log p(label) + slot_weight times
-    it. Metrics: `slot_accuracy` and `slot_loss`; with intents those of `bilstm.task`.
+    Loss: mean cross-entropy of the tags; with intents, -log p(label) + slot_weight
+    times it. Metrics: `slot_accuracy` and `slot_loss`; with intents those of
+    `bilstm.task`.
 
     Args:
       vocab_size: number of token ids, padding (0) included.

