@@ -20,7 +20,7 @@ jit = functools.partial(jax.jit, compiler_options=FAST)
 
 
 def _run(encoder, golden):
-    """Hidden states [B, T, D] and features [B, D] of the golden tokens, padded with 0."""
+    """Hidden states [B, T, D] and features [B, D] of the golden tokens."""
     real = np.arange(golden["tokens"].shape[1])[None, :] < golden["lengths"][:, None]
     batch = {
         "tokens": jnp.asarray(np.where(real, golden["tokens"], 0)),

@@ -84,7 +84,7 @@ def test_loss_and_decoding_are_those_of_the_chain():
         "slots": jnp.array([1, 3, 2, 0, 0], jnp.int32),
     }
     module = bilstm.Network(20, 3, 4, 6, 4, 1, 0.0)
-    embeddings = task.embed(params, example)
+    embeddings, n = task.embed(params, example), example["length"]
 
     @jax.jit
     def run(params):
@@ -94,9 +94,9 @@ def test_loss_and_decoding_are_those_of_the_chain():
         joint = task.predict(params, example)
         loss = task.loss(params, example, jax.random.key(0))
         tags = bilstm.decoder(20, 3, 4, **sizes)(params, example)
-        slots = crf.log_likelihood(chain, emissions, example["slots"], 3)
-        best = crf.viterbi(chain, emissions, 3)
-        marginals = crf.log_marginals(chain, emissions, 3)
+        slots = crf.log_likelihood(chain, emissions, example["slots"], n)
+        best = crf.viterbi(chain, emissions, n)
+        marginals = crf.log_marginals(chain, emissions, n)
         sensitivity = jax.grad(
             lambda e: task.head(params, e, example | {"length": jnp.int32(0)}).slots[
                 0, 0

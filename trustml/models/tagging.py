@@ -103,7 +103,7 @@ JOINT_METRICS: Mapping[str, Callable[[Any, task.Example], jax.Array]] = {
 
 
 def decode(
-    tags: Iterable[Sequence[int]], lengths: Iterable[int], names: Sequence[str]
+    tags: Iterable[Any], lengths: Iterable[Any], names: Sequence[str]
 ) -> list[list[str]]:
     """Names of the tags of every utterance, without padding.
 
