@@ -32,7 +32,7 @@ shortcut says 1.83, this bound 2.20 (Lebeda et al. 2024,
 https://arxiv.org/abs/2405.20769, on this and other pitfalls).
 
 PLD values are upper bounds; losses are rounded to a grid of 1e-4 (coarser where epsilon
-exceeds about 100, where no guarantee is left to be precise about).
+exceeds about 60, where no guarantee is left to be precise about).
 
 Example::
 
@@ -252,7 +252,7 @@ def _grid(event: Event) -> float:
     # One step's losses reach about 1/(2 z^2) + 10/z; the composed ones about epsilon.
     z = min(_multiplier(part) for part, _ in _parts(event))
     span = max(0.5 / z**2 + 10 / z, rough_epsilon(event, 1e-6))
-    return DISCRETIZATION * max(1.0, 2.0 ** math.ceil(math.log2(span / 128)))
+    return DISCRETIZATION * max(1.0, 2.0 ** math.ceil(math.log2(span / 64)))
 
 
 def _composed(part: Event, count: int, relation: Relation, grid: float) -> Any:

@@ -233,11 +233,21 @@ def clipped_grad(
         if example_ids is None:
             example_ids = jnp.arange(num_rows, dtype=jnp.uint32)
         example_ids = jnp.asarray(example_ids)
-        batch = jax.tree.map(lambda x: _where(mask, jnp.asarray(x), 0), batch)
+        batch = jax.tree.map(jnp.asarray, batch)
+        # Masked rows, and rows that hold NaN or inf, become the all-zeros example before
+        # the forward pass: what the compiler makes of a batch may mix 0 * NaN into others.
+        usable = mask & _finite_rows(batch, num_rows)
+        rows = (jax.tree.map(lambda x: _where(usable, x, 0), batch), usable, example_ids)
         if microbatch_size is None or microbatch_size >= num_rows:
-            return one_chunk(params, batch, mask, example_ids, key)
-        rows = (batch, mask, example_ids)
-        return _chunked(one_chunk, microbatch_size, params, rows, key)
+            sums, info = one_chunk(params, *rows, key)
+        else:
+            sums, info = _chunked(one_chunk, microbatch_size, params, rows, key)
+        refused = mask & ~usable
+        return sums, ClipInfo(
+            jnp.where(refused, jnp.inf, info.norms_per_example),
+            jnp.where(refused, jnp.nan, info.losses_per_example),
+            info.nonfinite_per_example | refused,
+        )
 
     def explain(params, example):
         train, frozen = trainable_lib.partition(params, trainable)
@@ -262,6 +272,15 @@ def clipped_grad(
 def _where(mask, x, other):
     shaped = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
     return jnp.where(shaped, x, jnp.asarray(other, x.dtype))
+
+
+def _finite_rows(batch, num_rows):
+    """Which rows hold only finite numbers, bool[B]."""
+    finite = jnp.ones((num_rows,), bool)
+    for x in jax.tree.leaves(batch):
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            finite &= jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
+    return finite
 
 
 def _factors(norm2_upper, losses, mask, l2_clip_norm):

@@ -41,7 +41,7 @@ from trustml.privacy import accounting, noise, sampling
 # A calibrated epsilon lies in [_ACCEPT, 1] times the target; the search aims between.
 _ACCEPT, _AIM = 0.9995, 0.99975
 _SEARCH_VERSION = 1
-_SMALLEST, _LARGEST = 1e-2, 1e6  # noise multipliers that are searched
+_SMALLEST, _LARGEST = 0.03, 1e6  # noise multipliers that are searched
 _MOST_EVALUATIONS = 60
 
 
@@ -301,6 +301,7 @@ def _search(
     low, high = math.log(_SMALLEST), math.log(_LARGEST)
     aim = math.log(_AIM * target)
     points: list[tuple[float, float]] = []
+    too_little_noise, enough = False, None
 
     def rough(x: float) -> float:
         return _log(accounting.rough_epsilon(event_of(math.exp(x)), delta)) - aim
@@ -311,14 +312,14 @@ def _search(
         x = 0.0
     slope = min((rough(x + 0.05) - rough(x - 0.05)) / 0.1, -0.5)
     for attempt in range(_MOST_EVALUATIONS):
-        z = _six_digits(math.exp(x))
+        z = float(f"{math.exp(x):.6g}")
         x, found = math.log(z), exact(z)
         if _ACCEPT * target <= found <= target:
             return z
         if found > target:
-            low = max(low, x)
+            low, too_little_noise = max(low, x), True
         else:
-            high = min(high, x)
+            high, enough = min(high, x), z
         if high - low < 2e-6:
             break
         points = [*points[-2:], (x, _log(found))]
@@ -331,8 +332,22 @@ def _search(
         x += min(max(step, -0.7), 0.7) if attempt else step
         if not low < x < high or attempt > 8:
             x = (low + high) / 2
-    _unreachable(target, delta, math.exp(high), exact)
-    return math.exp(high)
+        if attempt > 8 and not too_little_noise:
+            x = low
+        elif attempt > 8 and enough is None:
+            x = high
+    if enough is not None and too_little_noise:
+        # Epsilon drops from above to below the target within the last digits of z (it
+        # may fall to 0 at once): the first z below keeps the promise.
+        return enough
+    _validate.fail(
+        "privacy.epsilon",
+        target,
+        f"is out of reach at delta={delta:g}: every noise multiplier from "
+        f"{_SMALLEST:g} to {_LARGEST:g} gives "
+        + ("a larger one" if enough is None else "a smaller one"),
+        "ask for another epsilon, change delta, the number of steps or the batch size",
+    )
 
 
 def _interpolate(points: list[tuple[float, float]], y: float) -> float:
@@ -362,10 +377,6 @@ def _unreachable(
 
 def _log(value: float) -> float:
     return math.log(min(max(value, 1e-12), 1e12))
-
-
-def _six_digits(z: float) -> float:
-    return float(f"{z:.6g}")
 
 
 def _rule_name(rule: Any) -> str:

@@ -18,7 +18,7 @@ import jax
 from jax import lax
 from jax.extend import core
 
-from trustml.privacy.factored import tail
+from trustml.privacy.factored import norms, tail
 from trustml.privacy.factored import values as values_lib
 from trustml.privacy.factored.values import Value
 
@@ -49,7 +49,8 @@ def interpret(jaxpr, consts: Sequence, args: Sequence[Value]) -> list[Value]:
         return env[atom]
 
     for var, const in zip(jaxpr.constvars, consts, strict=True):
-        env[var] = values_lib.known(const)
+        array = const if isinstance(const, jax.Array) else jax.numpy.asarray(const)
+        env[var] = values_lib.known(array)
     for var, value in zip(jaxpr.invars, args, strict=True):
         env[var] = value
     for eqn in jaxpr.eqns:
@@ -137,15 +138,21 @@ def _notes(eqn, ins: list[Value], i: int) -> dict:
         if v.tainted
     ]
     size = math.prod(getattr(eqn.outvars[i].aval, "shape", ()))
-    multiplies = len(sizes) > 1 or name in OPAQUE or any(v.lazy for v in ins)
     reasons = [v.reason for v in ins if v.reason]
-    if multiplies and size > max(sizes, default=0):
-        notes["reason"] = f"no rule for `{name}`"
-    elif any(v.lazy for v in ins) and len(sizes) == 1 and size >= sizes[0]:
+    if any(_outgrows_factors(v) for v in ins) and size >= max(sizes):
         notes["reason"] = f"no rule for `{name}` of a product"
-    elif reasons and size >= max(sizes):
+    elif (len(sizes) > 1 or name in OPAQUE) and size > max(sizes):
+        notes["reason"] = f"no rule for `{name}`"
+    elif reasons and size >= max(sizes, default=0):
         notes["reason"] = reasons[0]
     return notes
+
+
+def _outgrows_factors(value: Value) -> bool:
+    """Whether a product, once computed, is larger than what it was made of."""
+    return value.lazy and any(
+        not norms.no_larger_than_factors(term.product) for term in value.terms()
+    )
 
 
 def _remat(eqn, ins: list[Value]) -> list[Value]:

@@ -114,13 +114,16 @@ def _instantiated(groups) -> Term:
     for term in groups[1:]:
         total = total + terms_lib.instantiate(term)
     reasons = [t.product.reason for t in groups if isinstance(t.product, Dense)]
-    small = all(_no_larger_than_factors(t.product) for t in groups)
+    small = all(no_larger_than_factors(t.product) for t in groups)
     reason = next(filter(None, reasons), "its uses have gradients of different forms")
     return Term(Dense(total, "" if small else reason))
 
 
-def _no_larger_than_factors(product) -> bool:
+def no_larger_than_factors(product) -> bool:
+    """Whether a product takes no more memory than its factors do."""
     match product:
+        case terms_lib.Carry():
+            return True
         case Dense():
             return not product.reason
         case Dot():
@@ -358,15 +361,15 @@ def _conv_norm2(term: Term, conv: Conv, through: bool):
         return _kept(term, whole, note, through)
     t, i, o = offsets.t, offsets.i, offsets.o
     dims = (("T", t), ("I", i), ("O", o))
-    mapped = offsets
-    if through and prefer_gram(t, i, o):
-        fn = mapped.gram
+    groups = offsets.params["batch_group_count"]
+    if through and groups == 1 and prefer_gram(t, i, o):
+        fn = offsets.gram
         for _ in range(conv.kept):
             fn = jax.vmap(fn)
         flops = 2 * t * t * (i + o)
         note = Note("conv", "gram", dims, flops, 4 * t * (i + o))
         return term, note, _summed(fn(conv.x, conv.g))
-    fn = mapped.instantiate
+    fn = offsets.instantiate
     for _ in range(conv.kept):
         fn = jax.vmap(fn)
     note = Note("conv", "instantiate", dims, 0, 4 * math.prod(whole_shape))
@@ -378,6 +381,9 @@ class _Offsets:
     """A kernel gradient as one matrix product for each position of the kernel.
 
     out[ci, co, q] = sum over n, p of  x[ci, n, q * stride + p * dilation] g[co, n, p]
+
+    With groups (a depthwise convolution) ci and co are both split into groups, and each
+    co meets the ci of its own group.
     """
 
     params: Any
@@ -391,7 +397,7 @@ class _Offsets:
     def of(cls, conv: Conv) -> "_Offsets | None":
         params = dict(conv.params)
         numbers = params["dimension_numbers"]
-        if any(d != 1 for d in params["lhs_dilation"]) or params["batch_group_count"] > 1:
+        if any(d != 1 for d in params["lhs_dilation"]):
             return None
         k = conv.kept
         x, g, out = conv.x.shape[k:], conv.g.shape[k:], conv.shape[k:]
@@ -435,8 +441,7 @@ class _Offsets:
     def instantiate(self, x, g):
         """The kernel gradient, in the layout of the parameter."""
         numbers = self.params["dimension_numbers"]
-        contracting = (numbers.lhs_spec[1:], numbers.rhs_spec[1:])
-        parts = [terms_lib.contract(s, g, contracting) for s in self.slices(x)]
+        parts = [self._product(part, g) for part in self.slices(x)]
         whole = jnp.stack(parts).reshape(*self.kernel, *parts[0].shape)
         # axes now: kernel..., batch of x, out-feature of g
         n = len(self.kernel)
@@ -446,6 +451,26 @@ class _Offsets:
         for d, axis in enumerate(numbers.out_spec[2:]):
             order[axis] = d
         return jnp.transpose(whole, order)
+
+    def _product(self, x, g):
+        """One position of the kernel: [ci, co], group by group."""
+        numbers, groups = (
+            self.params["dimension_numbers"],
+            self.params["batch_group_count"],
+        )
+        if groups == 1:
+            return terms_lib.contract(x, g, (numbers.lhs_spec[1:], numbers.rhs_spec[1:]))
+        x = _split_axis(x, numbers.lhs_spec[0], groups)  # [groups, ...]
+        g = _split_axis(g, numbers.rhs_spec[0], groups)
+        contracting = [[d + 1 for d in spec[1:]] for spec in numbers[:2]]
+        out = terms_lib.contract(x, g, contracting, ((0,), (0,)))  # [groups, ci, co]
+        return jnp.moveaxis(out, 0, 1).reshape(out.shape[1], -1)
+
+
+def _split_axis(x, axis, groups):
+    """Splits an axis into groups, which become the leading axis."""
+    shape = (*x.shape[:axis], groups, x.shape[axis] // groups, *x.shape[axis + 1 :])
+    return jnp.moveaxis(x.reshape(shape), axis, 0)
 
 
 def _positions_in_order(gram, spec):
