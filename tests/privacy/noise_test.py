@@ -155,8 +155,8 @@ def test_no_second_compilation_and_no_blown_up_memory():
     for _ in range(3):
         _, state = update(sums, state)
     assert update._cache_size() == 1
-    # Measured: 1.25 times all leaves on a CPU (threefry works in four arrays of the leaf
-    # at hand, and finished noise waits for its sum); never more than a few copies.
+    # Measured: 1.25 times all leaves on a CPU (threefry works in four arrays of the
+    # leaf at hand, and finished noise waits for its sum).
     memory = update.lower(sums, state).compile().memory_analysis()
     total = sum(leaf.nbytes for leaf in sums.values())
     assert memory.temp_size_in_bytes <= 2 * total
