@@ -110,7 +110,7 @@ def cases():
         yield pytest.param(case, "vmap", id=f"{case.name}-vmap", marks=marks)
 
 
-@pytest.mark.parametrize(("case", "method"), cases())
+@pytest.mark.parametrize(("case", "method"), tuple(cases()))
 def test_equals_vmap_of_grad(case, method):
     params, batch, good, fresh, l2_clip_norm, want, norms = reference(case)
     clipper = clipping.clipped_grad(
@@ -149,7 +149,8 @@ def test_equals_vmap_of_grad(case, method):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "name", ["sequence_mlp", "conv1d", "gru", "attention_block", "bf16_mlp"]
+    "name",
+    ["sequence_mlp", "conv1d", "conv1d_grouped", "gru", "attention_block", "bf16_mlp"],
 )
 def test_no_row_moves_the_sum_by_more_than_c(name, method):
     """Adversarial neighbours: rows of NaN, inf, 1e30, 0, and a duplicate."""
@@ -179,7 +180,7 @@ def test_no_row_moves_the_sum_by_more_than_c(name, method):
 
 
 def test_empty_batch_is_zero():
-    case = BY_NAME["attention_block"]
+    case = BY_NAME["sequence_mlp"]
     batch, _ = filled(case.make_batch(np.random.default_rng(5), SIZE), 0, np.nan)
     for options in METHODS.values():
         clipper = clipping.clipped_grad(case.loss, l2_clip_norm=1.0, **options)
@@ -256,7 +257,7 @@ SHAPED = {
 
 
 @pytest.mark.parametrize("name", SHAPED)
-@settings(max_examples=4, deadline=None, derandomize=True, database=None)
+@settings(max_examples=3, deadline=None, derandomize=True, database=None)
 @given(
     t=st.integers(1, 9),
     i=st.integers(1, 12),
