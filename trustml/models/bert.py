@@ -198,7 +198,7 @@ def read_config(directory: str | os.PathLike[str]) -> BertConfig:
     """
     raw = hf.read_config(directory)
     kinds = {"xlm-roberta": "roberta", "camembert": "roberta"}
-    family = raw.get("model_type")
+    family = str(raw.get("model_type", ""))
     family = _validate.one_of(
         f"model_type of {directory}",
         kinds.get(family, family),
@@ -373,10 +373,10 @@ def encoder(
     config, params = load(directory)
     module = Network(config, pooling=pooling, compute_dtype=compute_dtype)
 
-    def hidden(params, example):
+    def hidden(params, example) -> Any:
         return module.apply({"params": params}, example, method="encode")
 
-    def pooled(params, example):
+    def pooled(params, example) -> Any:
         return module.apply({"params": params}, example, method="features")
 
     return Encoder(config, params, hidden, pooled)

@@ -21,6 +21,7 @@ References: https://arxiv.org/abs/1508.01991
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,7 +122,7 @@ class Network(nn.Module):
     def scores(self, embeddings, example):
         """Log-probabilities of intents [C], the chain, its emissions [T, S]."""
         _, mask = layers.tokens_and_mask(example)
-        x = self.drop(embeddings)
+        x, final = self.drop(embeddings), None
         for layer in self.recurrent:
             x, final = layer(x, mask)
             x = self.drop(x)
@@ -201,7 +202,7 @@ def task(
     init, _, predict = layers.functions(module, layers.text_dummy())
     embed, head = layers.embed_and_head(module)
 
-    def loss(params, example, key):
+    def loss(params, example, key) -> Any:
         return training.apply(
             {"params": params},
             example,
@@ -228,7 +229,7 @@ def decoder(
     """
     module = _network(vocab_size, num_intents, num_slots, width, hidden, depth, 0.0)
 
-    def decode(params, example):
+    def decode(params, example) -> Any:
         return module.apply({"params": params}, example, method="viterbi")
 
     return decode

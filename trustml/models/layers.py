@@ -146,14 +146,14 @@ def functions(module: nn.Module, dummy: task.Example, rngs: bool = True):
     """
     training = module.clone(train=True)
 
-    def init(key):
+    def init(key) -> Any:
         return module.init({"params": key}, dummy)["params"]
 
-    def forward(params, example, key):
+    def forward(params, example, key) -> Any:
         streams = {"dropout": key} if rngs else {}
         return training.apply({"params": params}, example, rngs=streams)
 
-    def predict(params, example):
+    def predict(params, example) -> Any:
         return module.apply({"params": params}, example)
 
     return init, forward, predict
@@ -162,10 +162,10 @@ def functions(module: nn.Module, dummy: task.Example, rngs: bool = True):
 def embed_and_head(module: nn.Module):
     """`embed` and `head` of a module of text that has methods of these names."""
 
-    def embed(params, example):
+    def embed(params, example) -> Any:
         return module.apply({"params": params}, example, method="embed")
 
-    def head(params, embeddings, example):
+    def head(params, embeddings, example) -> Any:
         return module.apply({"params": params}, embeddings, example, method="head")
 
     return embed, head

@@ -18,7 +18,7 @@ Example::
 References: https://arxiv.org/abs/1706.03762, https://arxiv.org/abs/2002.04745
 """
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,8 @@ class Block(nn.Module):
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
         h = layers.LayerNorm(name="norm_attention")(x)
         qkv = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(h)
-        h = layers.attend(*jnp.split(qkv, 3, axis=1), mask, self.heads)
+        query, key, value = jnp.split(qkv, 3, axis=1)
+        h = layers.attend(query, key, value, mask, self.heads)
         x = x + drop(nn.Dense(width, dtype=self.dtype, name="out")(h))
         h = layers.LayerNorm(name="norm_mlp")(x)
         h = nn.Dense(self.mlp_width, dtype=self.dtype, name="up")(h)
@@ -86,7 +87,7 @@ class Network(nn.Module):
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "dropout": True},
-                in_axes=nn.broadcast,
+                in_axes=cast(Any, nn.broadcast),
                 length=self.depth,
             )
         copies = 1 if self.scan_layers else self.depth
