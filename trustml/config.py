@@ -41,8 +41,8 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "lamb", "lion", "adagrad", "rmsprop")
 SCHEDULES = ("constant", "cosine", "linear")
 RELATIONS = ("add_or_remove_one", "replace_one", "replace_special")
-RULES = ("flat", "per_layer", "automatic", "psac")
-METHODS = ("auto", "book_keeping", "ghost", "vmap")
+RULES = ("flat",)
+METHODS = ("auto", "book_keeping", "vmap")
 SAMPLERS = ("poisson", "fixed_size", "shuffled")
 ACCOUNTANTS = ("pld", "rdp")
 BACKENDS = ("shard_map", "pmap")
@@ -112,6 +112,7 @@ class ModelSpec:
       heads: attention heads; must divide `width`.
       hidden: widths of the hidden dense layers.
       channels: channels of the convolutions.
+      bigrams: buckets of hashed word pairs ('bag'); 0 for single words only.
       dropout: probability of dropping a unit in training, in [0, 1).
       compute_dtype: of activations; parameters, norms, sums and noise are float32.
       checkpoint: directory in the Hugging Face layout ('bert').
@@ -125,6 +126,7 @@ class ModelSpec:
     heads: int = 4
     hidden: tuple[int, ...] = (128,)
     channels: tuple[int, ...] = (16, 32)
+    bigrams: int = 0
     dropout: float = 0.0
     compute_dtype: str = "float32"
     checkpoint: str = ""
@@ -141,6 +143,8 @@ class ModelSpec:
         for field in ("hidden", "channels"):
             for width in getattr(self, field):
                 _validate.integer_at_least(f"model.{field}", width, 1)
+        cure = "0 uses single words only"
+        _validate.integer_at_least("model.bigrams", self.bigrams, 0, cure)
         _validate.in_half_open_interval("model.dropout", self.dropout, 0, 1)
         _validate.one_of("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
 

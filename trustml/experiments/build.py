@@ -1,0 +1,229 @@
+"""From the config to the pieces of a run: data, task, optimizer, clipper, plan.
+
+Example::
+
+    data = build.dataset(config)
+    task = build.task(config, data)
+    plan = build.plan(config, clipper, sampler, epsilon=8.0)
+"""
+
+import math
+import os
+import pathlib
+
+import optax
+
+from trustml import config as config_lib
+from trustml import rng
+from trustml.data import datasets, files
+from trustml.models import bag, bert, bilstm, cnn, hf, mlp, transformer
+from trustml.privacy import accounting, clipping, sampling
+from trustml.privacy import plan as plan_lib
+from trustml.task import Task
+
+
+def dataset(config: config_lib.RunConfig) -> datasets.Dataset:
+    """The data set that the config names, or the user's own file.
+
+    Raises:
+      ValueError: for a malformed file or option, with the line or the field.
+      FileNotFoundError: with the file and the place it was looked for.
+    """
+    spec = config.data
+    text = {
+        "max_length": spec.max_length,
+        "vocabulary": spec.vocabulary,
+        "vocabulary_size": spec.vocabulary_size,
+        "pretrained_dir": _pretrained(config) if spec.vocabulary == "pretrained" else "",
+        "limit": spec.limit,
+        "seed": config.seed,
+    }
+    if spec.name != "file":
+        return datasets.load(spec.name, **text)
+    return files.load(
+        spec.path,
+        valid_path=spec.valid_path,
+        test_path=spec.test_path,
+        text_column=spec.text_column,
+        label_column=spec.label_column,
+        tokens_column=spec.tokens_column,
+        slots_column=spec.slots_column,
+        valid_fraction=spec.valid_fraction,
+        **text,
+    )
+
+
+def _pretrained(config: config_lib.RunConfig) -> str:
+    return config.model.checkpoint or str(hf.find_minilm())
+
+
+def task(config: config_lib.RunConfig, data: datasets.Dataset) -> Task:
+    """The model that the config names, sized for the data.
+
+    Raises:
+      ValueError: if the model does not take this kind of data.
+    """
+    spec = config.model
+    classes = len(data.label_names)
+    shape = {name: column.shape[1:] for name, column in data.train.items()}
+    needs = {"mlp": "features", "cnn": "image"}.get(spec.name, "tokens")
+    if needs not in shape:
+        raise ValueError(
+            f"model.name={spec.name!r} needs data with '{needs}', and "
+            f"data.name={data.name!r} has {sorted(shape)}; choose another model."
+        )
+    if spec.name == "mlp":
+        return mlp.task(
+            shape["features"][0], classes, hidden=spec.hidden, dropout=spec.dropout
+        )
+    if spec.name == "cnn":
+        return cnn.task(
+            shape["image"],
+            classes,
+            channels=spec.channels,
+            hidden=spec.hidden,
+            dropout=spec.dropout,
+        )
+    if spec.name == "bag":
+        return bag.task(
+            data.vocab_size,
+            classes,
+            width=spec.width,
+            hidden=spec.hidden,
+            bigrams=spec.bigrams,
+            dropout=spec.dropout,
+        )
+    if spec.name == "bilstm":
+        if "slots" not in shape:
+            raise ValueError(
+                f"model.name='bilstm' needs data with slots, and data.name="
+                f"{data.name!r} has none; choose snips, atis, nlu_eval or another model."
+            )
+        return bilstm.task(
+            data.vocab_size,
+            classes,
+            len(data.slot_names),
+            width=spec.width,
+            hidden=spec.width,
+            depth=spec.depth,
+            dropout=spec.dropout,
+        )
+    shared = {
+        "max_length": config.data.max_length,
+        "dropout": spec.dropout,
+        "compute_dtype": spec.compute_dtype,
+        "remat": spec.remat,
+    }
+    if spec.name == "bert":
+        if config.data.vocabulary != "pretrained":
+            raise ValueError(
+                f"data.vocabulary={config.data.vocabulary!r} does not go with "
+                "model.name='bert', whose embeddings belong to its own tokenizer; set "
+                "data.vocabulary='pretrained'."
+            )
+        return bert.classifier(_pretrained(config), classes, **shared)
+    return transformer.classifier(
+        data.vocab_size,
+        classes,
+        width=spec.width,
+        depth=spec.depth,
+        heads=spec.heads,
+        scan_layers=spec.scan_layers,
+        **shared,
+    )
+
+
+def optimizer(config: config_lib.RunConfig) -> optax.GradientTransformation:
+    """The optax optimizer with its schedule."""
+    spec, steps = config.optimizer, config.train.steps
+    after = max(1, steps - spec.warmup_steps)
+    rate = {
+        "constant": lambda: optax.constant_schedule(spec.learning_rate),
+        "cosine": lambda: optax.cosine_decay_schedule(spec.learning_rate, after),
+        "linear": lambda: optax.linear_schedule(spec.learning_rate, 0.0, after),
+    }[spec.schedule]()
+    if spec.warmup_steps:
+        warmup = optax.linear_schedule(0.0, spec.learning_rate, spec.warmup_steps)
+        rate = optax.join_schedules([warmup, rate], [spec.warmup_steps])
+    b1, decay = spec.momentum, spec.weight_decay
+    made = {
+        "sgd": lambda: optax.sgd(rate),
+        "momentum": lambda: optax.sgd(rate, momentum=b1),
+        "adam": lambda: optax.adam(rate, b1=b1),
+        "adamw": lambda: optax.adamw(rate, b1=b1, weight_decay=decay),
+        "lamb": lambda: optax.lamb(rate, b1=b1, weight_decay=decay),
+        "lion": lambda: optax.lion(rate, b1=b1, weight_decay=decay),
+        "adagrad": lambda: optax.adagrad(rate),
+        "rmsprop": lambda: optax.rmsprop(rate, momentum=b1),
+    }[spec.name]()
+    if decay and spec.name not in ("adamw", "lamb", "lion"):
+        raise ValueError(
+            f"optimizer.weight_decay={decay} has no effect with "
+            f"optimizer.name={spec.name!r}; choose adamw, lamb or lion."
+        )
+    return made
+
+
+def physical_batch_size(config: config_lib.RunConfig) -> int:
+    """Examples on a device at once: the config's, or about a quarter of the batch."""
+    wanted = config.train.physical_batch_size
+    return wanted or max(16, 2 ** round(math.log2(max(1, config.train.batch_size / 4))))
+
+
+def clipper(config: config_lib.RunConfig, loss) -> clipping.ClippedGrad:
+    """The clipped gradient of the config's privacy section."""
+    spec = config.privacy
+    return clipping.clipped_grad(
+        loss,
+        l2_clip_norm=spec.l2_clip_norm,
+        rule=spec.rule,
+        method=spec.method,
+        microbatch_size=spec.microbatch_size or None,
+        trainable=spec.trainable or None,
+    )
+
+
+def sampler(
+    config: config_lib.RunConfig, num_examples: int, num_devices: int, root: rng.Root
+) -> sampling.Sampler:
+    """The sampler of the config, with a seed of its own stream of `root`."""
+    make = {
+        "poisson": sampling.poisson,
+        "fixed_size": sampling.fixed_size,
+        "shuffled": sampling.shuffled,
+    }[config.privacy.sampler]
+    per_device = max(1, physical_batch_size(config) // num_devices)
+    made = make(
+        num_examples,
+        config.train.batch_size,
+        physical_batch_size=per_device,
+        shards=num_devices,
+        seed=None,
+    )
+    seed = rng.seed_128(rng.stream(root, "sampling"))
+    return made.reseed(seed, secret=bool(root.secret))
+
+
+def plan(
+    config: config_lib.RunConfig,
+    clipped: clipping.ClippedGrad,
+    sampled: sampling.Sampler,
+) -> plan_lib.Plan:
+    """The plan that joins clipper, sampler and noise, calibrated where asked."""
+    spec = config.privacy
+    return plan_lib.make(
+        clipped,
+        sampled,
+        steps=config.train.steps,
+        delta=spec.delta,
+        relation=accounting.relation(spec.relation),
+        noise_multiplier=spec.noise_multiplier,
+        epsilon=spec.epsilon,
+        accountant=spec.accountant,
+        cache_dir=_cache_dir(),
+    )
+
+
+def _cache_dir() -> pathlib.Path:
+    base = os.environ.get("TRUSTML_CACHE") or pathlib.Path.home() / ".cache" / "trustml"
+    return pathlib.Path(base) / "plans"

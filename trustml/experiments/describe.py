@@ -1,0 +1,185 @@
+"""From a trained model to its section of the report.
+
+Everything here measures; the wording is `trustml.report`'s.
+"""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from trustml import config as config_lib
+from trustml import task as task_lib
+from trustml.attacks import membership
+from trustml.data import datasets
+from trustml.experiments import evaluate
+from trustml.experiments.loop import Trained
+from trustml.fairness import groups, intervals
+
+
+def run_section(
+    name: str,
+    config: config_lib.RunConfig,
+    data: datasets.Dataset,
+    task: task_lib.Task,
+    trained: Trained,
+    *,
+    baseline: evaluate.Predictions | None = None,
+) -> tuple[dict[str, Any], evaluate.Predictions]:
+    """One entry of `report['runs']` and the predictions on the test split.
+
+    Args:
+      name: of the run, unique in the report.
+      config: of the run.
+      data: its data.
+      task: its task.
+      trained: what `loop.fit` returned.
+      baseline: predictions on the test split of the run without privacy.
+    """
+    tested = evaluate.predictions(task, trained.params, data.test)
+    members = evaluate.predictions(task, trained.params, data.train)
+    section = {
+        "name": name,
+        "private": trained.plan is not None,
+        "steps": config.train.steps,
+        "expected_batch_size": config.train.batch_size,
+        "curves": _curves(trained.rows),
+        "test": _test(config, data, tested, baseline),
+        "membership": _membership(config, trained, members, tested),
+        "cost": _cost(config, trained),
+        "nonfinite_examples": trained.rows[-1].get("nonprivate/nonfinite", 0),
+    }
+    if trained.plan is not None:
+        section |= _promise(config, data, task, trained)
+    return section, tested
+
+
+def _curves(rows) -> dict[str, list]:
+    pick = lambda key: [row.get(key) for row in rows]
+    return {
+        "step": pick("step"),
+        "loss": pick("nonprivate/loss"),
+        "accuracy": pick("nonprivate/valid_accuracy"),
+        "epsilon": pick("epsilon"),
+    }
+
+
+def _test(config, data, tested, baseline) -> dict[str, Any]:
+    level = config.report.level
+    correct = int(tested.correct.sum())
+    n = len(tested.correct)
+    lo, hi = intervals.proportion(correct, n, level)
+    labels = np.asarray(data.test["label"])
+    before = None if baseline is None else baseline.correct
+    out: dict[str, Any] = {
+        "accuracy": {"value": correct / n, "lo": lo, "hi": hi, "n": n},
+        "majority_baseline": float(np.bincount(labels).max() / n),
+    }
+    if before is not None:
+        out["change"] = intervals.paired_change(before, tested.correct)._asdict()
+    by_class = groups.accuracy_by(
+        tested.correct, labels, names=data.label_names, baseline=before, level=level
+    )
+    out |= {
+        "per_class": groups.rows(by_class),
+        "class_gap": by_class.gap._asdict(),
+    }
+    if "length" in data.test:
+        lengths = np.asarray(data.test["length"])
+        edges = sorted({int(q) for q in np.quantile(lengths, (0.25, 0.5, 0.75))})
+        index, names = groups.buckets(lengths, edges, "tokens")
+        by_length = groups.accuracy_by(
+            tested.correct, index, names=names, baseline=before, level=level
+        )
+        out |= {
+            "per_length": groups.rows(by_length),
+            "length_gap": by_length.gap._asdict(),
+        }
+    return out
+
+
+def _membership(config, trained, members, tested) -> dict[str, Any]:
+    """The loss-threshold attack: were you in the training set?"""
+    most = config.report.attack_examples
+    rows = np.arange(len(members.losses))
+    if most and most < len(rows):
+        rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[:most])
+    attack = membership.loss_threshold(
+        np.nan_to_num(members.losses[rows], nan=np.inf, posinf=1e30),
+        np.nan_to_num(tested.losses, nan=np.inf, posinf=1e30),
+    )
+    if trained.plan is None:
+        return membership.as_dict(attack)
+    plan = trained.plan
+    return membership.as_dict(attack, epsilon=plan.epsilon(), delta=plan.delta)
+
+
+def _cost(config, trained) -> dict[str, Any]:
+    cost = trained.cost._asdict()
+    rate = config.train.batch_size / trained.cost.seconds_per_step
+    return cost | {"examples_per_second": rate}
+
+
+def _promise(config, data, task, trained) -> dict[str, Any]:
+    plan, clipper = trained.plan, trained.clipper
+    example = {name: column[0] for name, column in data.train.items()}
+    spec = config.privacy
+    fallback = None
+    if spec.method != "vmap":
+        fallback = clipper.explain(trained.params, example).materialized
+    return {
+        "epsilon_target": spec.epsilon,
+        "epsilon_spent": plan.epsilon(),
+        "epsilon_rdp": plan.epsilon(accountant="rdp"),
+        "delta": plan.delta,
+        "relation": spec.relation,
+        "privacy_unit": f"one training {clipper.privacy_unit}",
+        "sampler": spec.sampler,
+        "accountant": spec.accountant,
+        "noise_multiplier": plan.noise_multiplier,
+        "l2_clip_norm": spec.l2_clip_norm,
+        "noise_secret": spec.noise_seed is None,
+        "fallback_leaves": fallback,
+    }
+
+
+def frame(
+    title: str, config: config_lib.RunConfig, data: datasets.Dataset, task, params
+) -> dict[str, Any]:
+    """The parts of a report that all runs share."""
+    counts = {
+        split: len(getattr(data, split)["label"]) for split in ("train", "valid", "test")
+    }
+    return {
+        "title": title,
+        "command": " ".join(["python -m launch.run", *sys.argv[1:]]),
+        "created": datetime.date.today().isoformat(),
+        "versions": _versions(),
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "devices": ", ".join(str(d.device_kind) for d in jax.devices()),
+        },
+        "data": {
+            "name": data.name,
+            "source": data.source,
+            "licence": data.licence,
+            "counts": counts,
+            "classes": list(data.label_names),
+        },
+        "task": {
+            "model": config.model.name,
+            "params": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)),
+        },
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("jax", "flax", "optax", "dp-accounting", "numpy")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version()} | found

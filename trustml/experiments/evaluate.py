@@ -1,0 +1,61 @@
+"""What a model says about every example of a split: correct, loss, prediction.
+
+Example::
+
+    found = evaluate.predictions(task, params, data.test)
+    found.correct.mean()
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trustml import task as task_lib
+from trustml.data import batches
+
+
+class Predictions(NamedTuple):
+    """One entry for each example, in the order of the split.
+
+    Attributes:
+      correct: bool[N].
+      losses: cross-entropy of the label, float32[N].
+      guesses: int32[N], the most probable label.
+    """
+
+    correct: np.ndarray
+    losses: np.ndarray
+    guesses: np.ndarray
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled(task: task_lib.Task):
+    def one(params, example):
+        log_probs = task_lib.label_log_probs(task.predict(params, example))
+        label = example["label"]
+        guess = jnp.argmax(log_probs).astype(jnp.int32)
+        return guess == label, -jnp.take(log_probs, label), guess
+
+    return jax.jit(jax.vmap(one, (None, 0)))
+
+
+def predictions(
+    task: task_lib.Task, params, columns, batch_size: int = 512
+) -> Predictions:
+    """Runs the model, in evaluation mode, over every example of a split.
+
+    Args:
+      task: its `predict` is used; one compilation for each task and batch size.
+      params: of the model.
+      columns: name -> [N, ...].
+      batch_size: examples at once; the last batch is filled up.
+    """
+    run = _compiled(task._replace(metrics=()))  # a mapping is not hashable
+    parts = []
+    for batch, mask in batches.evaluation(columns, batch_size):
+        out = jax.device_get(run(params, batch))
+        parts.append([np.asarray(x)[mask] for x in out])
+    return Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))

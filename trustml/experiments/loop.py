@@ -1,0 +1,363 @@
+"""The training loop: one compiled step, private or not, that resumes bit for bit.
+
+    sums  = sum over the logical batch of (clipped) gradients     microbatches on devices
+    noisy = sums + N(0, stddev^2)                                 once per logical batch
+    params <- optimizer(noisy / expected_batch_size)              any optax optimizer
+
+The realised batch size never shapes the program: a draw fills fixed buffers [M, P] and a
+loop runs over as many microbatches as it needs. A draw beyond the buffers calls the same
+program again; only the last call of a step adds noise and updates.
+
+Everything a step depends on (parameters, optimizer, noise keys, sampler seed, step) is
+in the checkpoint, and one is written before the first step: a killed run repeats its
+steps with the same noise on the same batches, so nothing is drawn twice.
+
+Dimension key: D devices, M microbatches, P slots of one microbatch.
+"""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from trustml import checkpoint, parallel, rng
+from trustml import config as config_lib
+from trustml import task as task_lib
+from trustml import writer as writer_lib
+from trustml.data import batches, datasets
+from trustml.experiments import build, evaluate
+from trustml.privacy import clipping, noise, sampling
+from trustml.privacy import plan as plan_lib
+from trustml.privacy import trainable as trainable_lib
+
+
+class TrainState(NamedTuple):
+    """What persists from one call of the step to the next; all of it is saved.
+
+    Attributes:
+      step: int32[], updates made.
+      params: the model's parameters.
+      opt_state: of the optimizer, over the trainable leaves.
+      noise: keys and counter of the noise; () without privacy.
+      partial: sums of the current logical batch, float32, like the trainable leaves.
+      counts: `Counts` of the current logical batch.
+      nonfinite: int32[], gradients so far that were not finite, and contributed 0.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    noise: Any
+    partial: Any
+    counts: "Counts"
+    nonfinite: jax.Array
+
+
+class Counts(NamedTuple):
+    """Sums over a logical batch, for the metrics. NOT private."""
+
+    examples: jax.Array
+    loss: jax.Array
+    norm: jax.Array
+    clipped: jax.Array
+    nonfinite: jax.Array
+
+
+class Cost(NamedTuple):
+    """What training cost.
+
+    Attributes:
+      seconds_per_step: median over steps, compilation and evaluation left out.
+      compile_seconds: of the step.
+      wall_seconds: of the loop in this process.
+      flops: of one microbatch and one update, as the compiler counts them.
+      bytes_accessed: likewise.
+      peak_temp_bytes: temporary memory of the step.
+    """
+
+    seconds_per_step: float
+    compile_seconds: float
+    wall_seconds: float
+    flops: float
+    bytes_accessed: float
+    peak_temp_bytes: float
+
+
+class Trained(NamedTuple):
+    """A trained model and its record."""
+
+    params: Any
+    plan: plan_lib.Plan | None
+    clipper: clipping.ClippedGrad | None
+    rows: list[dict[str, Any]]  # of metrics.jsonl
+    cost: Cost
+
+
+def ordinary_sums(loss, selection=None) -> Callable:
+    """Sums of unclipped gradients, called like a `ClippedGrad`; carries no guarantee."""
+
+    def fn(params, batch, mask, key, example_ids):
+        train, frozen = trainable_lib.partition(params, selection)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_ids)
+
+        def total(train):
+            whole = trainable_lib.combine(train, frozen)
+            losses = jax.vmap(loss, (None, 0, 0))(whole, batch, keys)
+            losses = jnp.where(mask, losses.astype(jnp.float32), 0.0)
+            return jnp.sum(losses), losses
+
+        grads, losses = jax.grad(total, has_aux=True)(train)
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+        nothing = jnp.zeros_like(losses)
+        info = clipping.ClipInfo(nothing, losses, ~jnp.isfinite(losses) & mask)
+        return grads, info
+
+    return fn
+
+
+def make_step(
+    sums_fn: Callable,
+    mechanism: noise.Mechanism | None,
+    optimizer: optax.GradientTransformation,
+    *,
+    expected_batch_size: float,
+    l2_clip_norm: float,
+    selection: Any,
+    dropout_key: Any,
+    devices: list,
+    backend: str,
+) -> Callable:
+    """One call over one set of buffers: (state, rows, finish) -> (state, counts).
+
+    Args:
+      sums_fn: (params, batch, mask, key, example_ids) -> (sums, ClipInfo).
+      mechanism: adds the noise; None trains without.
+      optimizer: applied to noisy sums / expected_batch_size.
+      expected_batch_size: m, a public constant.
+      l2_clip_norm: counts examples whose gradient is longer.
+      selection: which leaves are trained.
+      dropout_key: root of the examples' own randomness.
+      devices: where the rows are.
+      backend: of `parallel.map_sum`.
+
+    Returns:
+      A pure function: rows = (batch [D, M, P, ...], mask, ids, trips [D]); `finish` is
+      True in the last call of a logical batch, which adds noise and updates.
+    """
+
+    def local(replicated, row):
+        params, key = replicated
+        batch, mask, ids, trips = row
+
+        def microbatch(i, carry):
+            sums, counts = carry
+            one = jax.tree.map(lambda x: x[i], (batch, mask, ids))
+            new, info = sums_fn(params, one[0], one[1], key, one[2])
+            sums = jax.tree.map(jnp.add, sums, new)
+            return sums, jax.tree.map(jnp.add, counts, _count(info, one[1]))
+
+        def _count(info, mask):
+            ok = mask & ~info.nonfinite_per_example
+            norms = jnp.where(ok, info.norms_per_example, 0.0)
+            losses = jnp.where(ok, info.losses_per_example, 0.0)
+            total = lambda x: jnp.sum(x.astype(jnp.float32))
+            over = total(ok & (norms > l2_clip_norm))
+            bad = total(info.nonfinite_per_example)
+            return Counts(total(mask), total(losses), total(norms), over, bad)
+
+        train, _ = trainable_lib.partition(params, selection)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), train)
+        start = (zeros, Counts(*[jnp.float32(0)] * 5))
+        return jax.lax.fori_loop(0, trips, microbatch, start), ()
+
+    over_devices = parallel.map_sum(local, devices=devices, backend=backend)
+
+    def step(state: TrainState, rows, finish):
+        key = rng.step_key(dropout_key, state.step)
+        (sums, counts), _ = over_devices((state.params, key), rows)
+        sums = jax.tree.map(jnp.add, state.partial, sums)
+        counts = jax.tree.map(jnp.add, state.counts, counts)
+        zeros = jax.tree.map(jnp.zeros_like, (sums, counts))
+
+        def update(state):
+            train, frozen = trainable_lib.partition(state.params, selection)
+            noisy, noise_state = sums, state.noise
+            if mechanism is not None:
+                noisy, noise_state = mechanism.update(sums, state.noise)
+            mean = jax.tree.map(
+                lambda s, p: (s / expected_batch_size).astype(p.dtype), noisy, train
+            )
+            updates, opt_state = optimizer.update(mean, state.opt_state, train)
+            params = trainable_lib.combine(optax.apply_updates(train, updates), frozen)
+            bad = state.nonfinite + counts.nonfinite.astype(jnp.int32)
+            return TrainState(
+                state.step + 1, params, opt_state, noise_state, *zeros, bad
+            )
+
+        def wait(state):
+            return state._replace(partial=sums, counts=counts)
+
+        return jax.lax.cond(finish, update, wait, state), counts
+
+    return step
+
+
+def initial_state(params, optimizer, noise_state, selection) -> TrainState:
+    """The state before the first step."""
+    train, _ = trainable_lib.partition(params, selection)
+    partial = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), train)
+    counts = Counts(*(jnp.float32(0) for _ in Counts._fields))
+    start = np.int32(0)
+    opt_state = optimizer.init(train)
+    return TrainState(start, params, opt_state, noise_state, partial, counts, start)
+
+
+def fit(
+    config: config_lib.RunConfig,
+    data: datasets.Dataset,
+    task: task_lib.Task,
+    workdir: pathlib.Path,
+    *,
+    name: str = "",
+    quiet: bool = False,
+) -> Trained:
+    """Trains `task` on `data` as the config says, resuming what `workdir` holds.
+
+    Raises:
+      ValueError: for whatever is out of bounds, before any step.
+      OSError: if the disk is full; the last checkpoint is intact.
+    """
+    devices = parallel.devices(config.train.num_devices)
+    optimizer = build.optimizer(config)
+    selection = config.privacy.trainable or None
+    keys = jax.random.key(config.seed)
+    params = task.init(rng.stream(keys, "init"))
+    root = rng.root(config.privacy.noise_seed)
+    sampler = build.sampler(config, batches.size(data.train), len(devices), root)
+    clipper, plan, mechanism = None, None, None
+    sums_fn: Callable = ordinary_sums(task.loss, selection)
+    if config.privacy.enabled:
+        clipper = build.clipper(config, task.loss)
+        plan = build.plan(config, clipper, sampler)
+        sums_fn, mechanism = clipper, plan.mechanism
+        if config.privacy.check:
+            clipper.check(params, _first_rows(data.train))
+
+    noise_state = mechanism.init(root) if mechanism else ()
+    state = initial_state(params, optimizer, noise_state, selection)
+    state = parallel.replicate(state, devices)
+    digest = ":".join(
+        [config_lib.digest(config), data.digest, plan.digest if plan else "none"]
+    )
+    saver = checkpoint.Checkpointer(workdir / "checkpoints", digest=digest)
+    found = saver.restore({"state": state, "sampling": sampler.seed})
+    if found is None:
+        saver.save(0, {"state": state, "sampling": sampler.seed})
+    else:
+        state = found.state["state"]
+        sampler = sampler.reseed(found.state["sampling"], secret=sampler.secret)
+    first = found.step if found else 0
+
+    step = make_step(
+        sums_fn,
+        mechanism,
+        optimizer,
+        expected_batch_size=sampler.expected_batch_size,
+        l2_clip_norm=config.privacy.l2_clip_norm,
+        selection=selection,
+        dropout_key=rng.stream(keys, "dropout"),
+        devices=devices,
+        backend=config.train.backend,
+    )
+    rows = _rows(data.train, sampler.physical(first)[0], devices)
+    began = time.perf_counter()
+    compiled = jax.jit(step, donate_argnums=0).lower(state, rows, True).compile()
+    compile_seconds = time.perf_counter() - began
+
+    total, every = config.train.steps, config.train
+    seconds: list[float] = []
+    with writer_lib.Writer(
+        workdir,
+        total,
+        quiet=quiet,
+        resume_step=first if found else None,
+        examples_per_step=sampler.expected_batch_size,
+        epsilon_budget=config.privacy.epsilon if plan else None,
+        name=name,
+    ) as out:
+        clock = time.perf_counter()
+        for done in range(first, total):
+            counts: Any = None
+            for physical in sampler.physical(done):
+                rows = _rows(data.train, physical, devices)
+                state, counts = compiled(state, rows, np.bool_(physical.last))
+            now = done + 1
+            due = lambda n, now=now: (n and now % n == 0) or now == total
+            if due(every.log_every):
+                row = _metrics(counts, plan, now)  # waits for the device
+                row["nonprivate/nonfinite"] = int(state.nonfinite)
+                seconds.append((time.perf_counter() - clock) / (now - first))
+                first, clock = now, time.perf_counter()
+                if due(every.eval_every):
+                    row |= _valid(task, state.params, data)
+                    clock = time.perf_counter()
+                out.write(now, row)
+            if due(every.checkpoint_every):
+                saver.save(now, {"state": state, "sampling": sampler.seed})
+                clock = time.perf_counter()
+    analysis = _analysis(compiled)
+    cost = Cost(
+        seconds_per_step=float(np.median(seconds)) if seconds else float("nan"),
+        compile_seconds=compile_seconds,
+        wall_seconds=time.perf_counter() - began,
+        **analysis,
+    )
+    rows_written = writer_lib.read(workdir / "metrics.jsonl")
+    return Trained(state.params, plan, clipper, rows_written, cost)
+
+
+def _first_rows(columns):
+    return {name: column[:3] for name, column in columns.items()}
+
+
+def _rows(columns, physical: sampling.Physical, devices):
+    """The buffers of one call, row d of the leading axis for device d."""
+    batch = batches.gather(columns, physical.indices, physical.mask)
+    trips = np.full((len(devices),), physical.trips, np.int32)
+    ids = physical.indices.astype(np.uint32)
+    return parallel.shard((batch, physical.mask, ids, trips), devices)
+
+
+def _metrics(counts: Counts, plan, step: int) -> dict[str, Any]:
+    examples = max(1.0, float(counts.examples))
+    row: dict[str, Any] = {
+        "nonprivate/loss": float(counts.loss) / examples,
+        "nonprivate/batch_size": int(counts.examples),
+    }
+    if plan is not None:
+        row |= {
+            "epsilon": plan.epsilon(step=step),
+            "nonprivate/mean_norm": float(counts.norm) / examples,
+            "nonprivate/clipped_fraction": float(counts.clipped) / examples,
+        }
+    return row
+
+
+def _valid(task, params, data) -> dict[str, float]:
+    found = evaluate.predictions(task, params, data.valid)
+    return {"nonprivate/valid_accuracy": float(np.mean(found.correct))}
+
+
+def _analysis(compiled) -> dict[str, float]:
+    costs = compiled.cost_analysis() or {}
+    memory = compiled.memory_analysis()
+    return {
+        "flops": float(costs.get("flops", float("nan"))),
+        "bytes_accessed": float(costs.get("bytes accessed", float("nan"))),
+        "peak_temp_bytes": float(getattr(memory, "temp_size_in_bytes", float("nan"))),
+    }
