@@ -34,7 +34,9 @@ def dataset(config: config_lib.RunConfig) -> datasets.Dataset:
         "max_length": spec.max_length,
         "vocabulary": spec.vocabulary,
         "vocabulary_size": spec.vocabulary_size,
-        "pretrained_dir": _pretrained(config) if spec.vocabulary == "pretrained" else "",
+        "pretrained_dir": _pretrained(config)
+        if spec.vocabulary == "pretrained"
+        else "",
         "limit": spec.limit,
         "seed": config.seed,
     }

@@ -153,7 +153,8 @@ def frame(
 ) -> dict[str, Any]:
     """The parts of a report that all runs share."""
     counts = {
-        split: len(getattr(data, split)["label"]) for split in ("train", "valid", "test")
+        split: len(getattr(data, split)["label"])
+        for split in ("train", "valid", "test")
     }
     return {
         "title": title,

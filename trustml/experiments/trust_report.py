@@ -57,7 +57,9 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
 
 def variants(config: config_lib.RunConfig) -> list[config_lib.RunConfig]:
     """The run without privacy, then one for each budget, largest first."""
-    changes: list[dict] = [{"enabled": False, "epsilon": None, "noise_multiplier": None}]
+    changes: list[dict] = [
+        {"enabled": False, "epsilon": None, "noise_multiplier": None}
+    ]
     for epsilon in sorted(config.report.epsilons, reverse=True):
         changes.append({"enabled": True, "epsilon": epsilon, "noise_multiplier": None})
     return [

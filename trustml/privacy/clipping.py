@@ -200,7 +200,9 @@ def clipped_grad(
     """
     if not callable(loss):
         raise ValueError(f"loss={loss!r} is not callable; pass (params, example, key).")
-    _validate.positive("l2_clip_norm", l2_clip_norm, "choose a finite clip norm above 0")
+    _validate.positive(
+        "l2_clip_norm", l2_clip_norm, "choose a finite clip norm above 0"
+    )
     _validate.one_of("rule", rule, RULES)
     _validate.one_of("method", method, METHODS)
     if microbatch_size is not None:
@@ -237,7 +239,11 @@ def clipped_grad(
         # Masked rows, and rows that hold NaN or inf, become the all-zeros example before
         # the forward pass: what the compiler makes of a batch may mix 0 * NaN into others.
         usable = mask & _finite_rows(batch, num_rows)
-        rows = (jax.tree.map(lambda x: _where(usable, x, 0), batch), usable, example_ids)
+        rows = (
+            jax.tree.map(lambda x: _where(usable, x, 0), batch),
+            usable,
+            example_ids,
+        )
         if microbatch_size is None or microbatch_size >= num_rows:
             sums, info = one_chunk(params, *rows, key)
         else:
@@ -323,7 +329,8 @@ def _by_vmap(split_loss, train, frozen, batch, mask, keys, l2_clip_norm):
     factors, bad = _factors(norm2, losses, mask, l2_clip_norm)
     suspect = ~(jnp.isfinite(norm2) & jnp.isfinite(losses))
     sums = jax.tree.map(
-        lambda g: terms_lib.contract(factors, _where(~suspect, g, 0), ((0,), (0,))), grads
+        lambda g: terms_lib.contract(factors, _where(~suspect, g, 0), ((0,), (0,))),
+        grads,
     )
     return sums, _info(norm2, losses, mask, bad)
 
@@ -427,7 +434,9 @@ def _check(clipper: ClippedGrad, params, batch, key) -> None:
         jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
         for x in jax.tree.leaves(params)
     )
-    tolerance = 2e-2 if low or _has_low_precision(clipper.loss, params, few, key) else 1e-4
+    tolerance = (
+        2e-2 if low or _has_low_precision(clipper.loss, params, few, key) else 1e-4
+    )
     whole = math.sqrt(sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(want))) or 1.0
     named = jax.tree_util.tree_leaves_with_path(want)
     for (path, w), g in zip(named, jax.tree.leaves(got), strict=True):
@@ -439,7 +448,9 @@ def _check(clipper: ClippedGrad, params, batch, key) -> None:
                 f"{tolerance:g}; use method='vmap' and report the loss as a defect."
             )
     n, t = info.norms_per_example, truth.norms_per_example
-    wrong = float(jnp.max(jnp.abs(n - t) / jnp.maximum(t, 1e-30), initial=0, where=t > 0))
+    wrong = float(
+        jnp.max(jnp.abs(n - t) / jnp.maximum(t, 1e-30), initial=0, where=t > 0)
+    )
     if jnp.all(jnp.isfinite(t)) and not wrong <= tolerance:
         raise ValueError(
             f"gradient norms of method='{clipper.method}' are off by {wrong:.1e}, bound "

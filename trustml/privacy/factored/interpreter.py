@@ -126,7 +126,13 @@ def _bind(eqn, ins: list[Value]) -> list[Value]:
 def _notes(eqn, ins: list[Value], i: int) -> dict:
     name = eqn.primitive.name
     notes: dict = {}
-    if name in ("broadcast_in_dim", "reshape", "convert_element_type", "squeeze", "copy"):
+    if name in (
+        "broadcast_in_dim",
+        "reshape",
+        "convert_element_type",
+        "squeeze",
+        "copy",
+    ):
         notes["zero"] = ins[0].zero
         if name == "broadcast_in_dim" and eqn.invars[0].aval.shape == ():
             notes["scalar"] = ins[0]

@@ -201,7 +201,9 @@ def _orthogonal_or_tied(groups: list[Term]) -> bool:
 def _disjoint(x: Term, y: Term) -> bool:
     """Whether two terms are placed, last of all, into boxes that do not overlap."""
     xs, ys = list(x.posts), list(y.posts)
-    while xs and ys and xs[-1].key == ys[-1].key and not (xs[-1].consts or ys[-1].consts):
+    while (
+        xs and ys and xs[-1].key == ys[-1].key and not (xs[-1].consts or ys[-1].consts)
+    ):
         xs.pop()
         ys.pop()
     if not (xs and ys and xs[-1].box and ys[-1].box):
@@ -267,7 +269,9 @@ def _norm2(term: Term) -> tuple[Term, Note, Norm2]:
             (k, t, i), o = a.shape, g.shape[2]
             dims = (("K", k), ("T", t), ("I", i), ("O", o))
             if through and t == 1:
-                rows = [jnp.sum(jnp.square(x.astype(jnp.float32)), (1, 2)) for x in (a, g)]
+                rows = [
+                    jnp.sum(jnp.square(x.astype(jnp.float32)), (1, 2)) for x in (a, g)
+                ]
                 value = jnp.sum(rows[0] * rows[1])
                 note = Note("dot", "outer", dims, 2 * k * (i + o), 4 * k * (i + o))
                 return term, note, Norm2(value, 8 * UNIT_ROUNDOFF * value)
@@ -459,7 +463,9 @@ class _Offsets:
             self.params["batch_group_count"],
         )
         if groups == 1:
-            return terms_lib.contract(x, g, (numbers.lhs_spec[1:], numbers.rhs_spec[1:]))
+            return terms_lib.contract(
+                x, g, (numbers.lhs_spec[1:], numbers.rhs_spec[1:])
+            )
         x = _split_axis(x, numbers.lhs_spec[0], groups)  # [groups, ...]
         g = _split_axis(g, numbers.rhs_spec[0], groups)
         contracting = [[d + 1 for d in spec[1:]] for spec in numbers[:2]]

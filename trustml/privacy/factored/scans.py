@@ -99,7 +99,9 @@ def _analyse(eqn, body, ins, layout) -> _Plan:
     """Traces the body abstractly until the set of accumulating carries is stable."""
     n, m = layout.num_consts, layout.num_carry
     candidates = frozenset(i for i in range(m) if ins[n + i].zero)
-    avals = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in body.jaxpr.invars]
+    avals = [
+        jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in body.jaxpr.invars
+    ]
     while True:
         seen: dict[str, Any] = {}
 
@@ -215,7 +217,9 @@ def _rebuild(eqn, body, ins, layout, plan) -> list[Value]:
         aliases = [_alias(leaf, x) for leaf in leaves]
         emitted["tree"], emitted["aliases"] = tree, aliases
         plain = [outs[j].array for j in layout.stacked_outs if j not in plan.stacked]
-        kept = [leaf for leaf, alias in zip(leaves, aliases, strict=True) if alias is None]
+        kept = [
+            leaf for leaf, alias in zip(leaves, aliases, strict=True) if alias is None
+        ]
         return new_carry, (plain, kept)
 
     last, (plain, kept) = lax.scan(

@@ -200,7 +200,9 @@ def _slice(eqn, ins, which, term):
         strides = eqn.params["strides"] or (1,) * len(starts)
         cut = {
             label: slice(lo, hi, step)
-            for label, lo, hi, step in zip(dot.out, starts, limits, strides, strict=True)
+            for label, lo, hi, step in zip(
+                dot.out, starts, limits, strides, strict=True
+            )
         }
         a = dot.a[tuple(cut.get(x, slice(None)) for x in dot.a_dims)]
         g = dot.g[tuple(cut.get(x, slice(None)) for x in dot.g_dims)]
@@ -234,9 +236,7 @@ def _select(eqn, ins, which, term):
     if which == 0 or any(not v.zero for i, v in enumerate(ins) if i not in (0, which)):
         return None
     consts = [v.array for i, v in enumerate(ins) if i != which]
-    return term.then(
-        _post(eqn.primitive, eqn.params, consts, which, isometric=False)
-    )
+    return term.then(_post(eqn.primitive, eqn.params, consts, which, isometric=False))
 
 
 @_single
@@ -324,7 +324,9 @@ def _scaled(terms: values_lib.Terms, by) -> values_lib.Terms | None:
             case Dot() as p:
                 new = dataclasses.replace(p, g=p.g * by.astype(p.g.dtype))
             case Scatter() as p:
-                new = dataclasses.replace(p, updates=p.updates * by.astype(p.updates.dtype))
+                new = dataclasses.replace(
+                    p, updates=p.updates * by.astype(p.updates.dtype)
+                )
             case Conv() as p:
                 new = dataclasses.replace(p, g=p.g * by.astype(p.g.dtype))
             case Dense() as p:

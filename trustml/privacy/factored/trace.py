@@ -159,9 +159,7 @@ def _take_consts(leaves):
 def _give_consts(leaves, consts):
     remaining = iter(consts)
     return jax.tree.map(
-        lambda x: (
-            dataclasses.replace(x, consts=next(remaining)) if _is_post(x) else x
-        ),
+        lambda x: dataclasses.replace(x, consts=next(remaining)) if _is_post(x) else x,
         leaves,
         is_leaf=_is_post,
     )
