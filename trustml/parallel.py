@@ -15,8 +15,9 @@ module can fall into them (both stand in JAX 0.10.2 and 0.12.0; jax-ml/jax 36886
    refuse any loss with a scan from a constant carry (an LSTM), so the device-variance
    types are switched off as well (`check_vma=False`); either cure suffices alone.
 2. An automatically partitioned `jit(vmap(grad(convolution)))` gives zero kernel
-   gradients for all examples but the first device's. Cure: the compiler never partitions
-   a per-example gradient; `shard_map` and `pmap` hand each device its own program.
+   gradients for all examples but the first device's. Cure: the compiler never
+   partitions a per-example gradient; `shard_map` and `pmap` hand each device its own
+   program.
 
 Sums are formed in device order, so D = 1, 2, 4 agree to float32 rounding (tests: 1e-6
 relative), not bit for bit; one layout repeats its bits. With D = 1 `local` is called
@@ -28,7 +29,7 @@ Dimension key: `D` devices, `N` examples, `P = ceil(N/D)` slots of one device.
 Example::
 
     devices = parallel.devices()
-    total = parallel.map_sum(lambda params, rows: clipped(params, *rows), devices=devices)
+    total = parallel.map_sum(lambda p, rows: clipped(p, *rows), devices=devices)
     rows = parallel.deal((batch, mask), len(devices))          # leaves [D, P, ...]
     params = parallel.replicate(params, devices)
     sums, norms = jax.jit(total)(params, parallel.shard(rows, devices))
@@ -120,8 +121,9 @@ def undeal(
     """Puts the per-shard results of `map_sum` back into the order before `deal`.
 
     Args:
-      tree: leaves [D * K, ...], the concatenation over devices of what `local` returned,
-        [K, ...]. With `axis` = 0 the slots are K; otherwise they lie along `axis`.
+      tree: leaves [D * K, ...], the concatenation over devices of what `local`
+        returned, [K, ...]. With `axis` = 0 the slots are K; otherwise they lie along
+        `axis`.
       num_devices: D.
       axis: as given to `deal`.
       length: N; drops the padding of `deal`.
@@ -205,8 +207,8 @@ def map_sum(
             out_axes=(None, 0),
             devices=list(mesh.devices.flat),
         )(replicated, sharded)
-        flatten = lambda x: x.reshape((-1,) + x.shape[2:])
-        return sums, jax.tree.map(flatten, per_shard)
+        flat = jax.tree.map(lambda x: x.reshape((-1,) + x.shape[2:]), per_shard)
+        return sums, flat
 
     if mesh.size == 1:
         return one_device

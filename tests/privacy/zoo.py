@@ -1,12 +1,13 @@
 """One-example losses of every kind that exact clipping must handle.
 
-Each `Case` is a loss in the sense of `trustml.task`: `loss(params, example, key)` of one
-example without a batch axis. The families are those of specs section 3: what the linear
-tail may cross, which products there are, how parameters are shared, which regions nest;
-written in plain JAX, Flax linen, Flax nnx and Equinox. Shapes are the smallest that
-still tell axes apart (no two axes of one operand have the same size where avoidable).
+Each `Case` is a loss in the sense of `trustml.task`: `loss(params, example, key)` of
+one example without a batch axis. The families: what the linear tail may cross, which
+products there are, how parameters are shared, which regions nest; written in plain JAX,
+Flax linen, Flax nnx and Equinox. Shapes are the smallest that still tell axes apart (no
+two axes of one operand have the same size where avoidable).
 
-    case.params(seed) -> numpy params;  case.make_batch(rng, B) -> batch, leaves [B, ...]
+    case.params(seed) -> numpy params
+    case.make_batch(rng, B) -> batch, leaves [B, ...]
 
 `expected_materialised` is the number of leaves that may fall back to one gradient per
 example; None where the answer is left to the method.
@@ -74,7 +75,7 @@ def ints(high, *shape):
 
 
 def tokens(vocab, length, repeat=False, low=0):
-    """Batches {'t': int32[B, length], 'y': int32[B]}; `repeat` draws few distinct ids."""
+    """Batches {'t': int32[B, length], 'y': int32[B]}; `repeat` draws few distinct."""
 
     def make(rng, size):
         high = low + 3 if repeat else vocab
@@ -919,7 +920,7 @@ def nnx_case(name, module, field, make_batch, expected=None):
 
 
 class EqxNet(eqx.Module):
-    """Convolution, LayerNorm, attention, GRU cell scanned, and an MLP; series [T, 4]."""
+    """Convolution, LayerNorm, attention, a scanned GRU cell, an MLP; series [T, 4]."""
 
     conv: eqx.nn.Conv1d
     norm: eqx.nn.LayerNorm

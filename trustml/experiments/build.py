@@ -99,7 +99,8 @@ def task(config: config_lib.RunConfig, data: datasets.Dataset) -> Task:
         if "slots" not in shape:
             raise ValueError(
                 f"model.name='bilstm' needs data with slots, and data.name="
-                f"{data.name!r} has none; choose snips, atis, nlu_eval or another model."
+                f"{data.name!r} has none; choose snips, atis, nlu_eval or another "
+                "model."
             )
         return bilstm.task(
             data.vocab_size,

@@ -60,7 +60,9 @@ def run_section(
 
 
 def _curves(rows) -> dict[str, list]:
-    pick = lambda key: [row.get(key) for row in rows]
+    def pick(key):
+        return [row.get(key) for row in rows]
+
     return {
         "step": pick("step"),
         "loss": pick("nonprivate/loss"),

@@ -1,12 +1,12 @@
 """The training loop: one compiled step, private or not, that resumes bit for bit.
 
-    sums  = sum over the logical batch of (clipped) gradients     microbatches on devices
-    noisy = sums + N(0, stddev^2)                                 once per logical batch
-    params <- optimizer(noisy / expected_batch_size)              any optax optimizer
+    sums  = sum over the logical batch of (clipped) gradients    microbatches on devices
+    noisy = sums + N(0, stddev^2)                                once per logical batch
+    params <- optimizer(noisy / expected_batch_size)             any optax optimizer
 
-The realised batch size never shapes the program: a draw fills fixed buffers [M, P] and a
-loop runs over as many microbatches as it needs. A draw beyond the buffers calls the same
-program again; only the last call of a step adds noise and updates.
+The realised batch size never shapes the program: a draw fills fixed buffers [M, P] and
+a loop runs over as many microbatches as it needs. A draw beyond the buffers calls the
+same program again; only the last call of a step adds noise and updates.
 
 Everything a step depends on (parameters, optimizer, noise keys, sampler seed, step) is
 in the checkpoint, and one is written before the first step: a killed run repeats its
@@ -99,7 +99,7 @@ class Trained(NamedTuple):
 
 
 def ordinary_sums(loss, selection=None) -> Callable:
-    """Sums of unclipped gradients, called like a `ClippedGrad`; carries no guarantee."""
+    """Sums of unclipped gradients, called like a `ClippedGrad`; no guarantee."""
 
     def fn(params, batch, mask, key, example_ids):
         train, frozen = trainable_lib.partition(params, selection)
@@ -161,11 +161,13 @@ def make_step(
             sums = jax.tree.map(jnp.add, sums, new)
             return sums, jax.tree.map(jnp.add, counts, _count(info, one[1]))
 
+        def total(x):
+            return jnp.sum(x.astype(jnp.float32))
+
         def _count(info, mask):
             ok = mask & ~info.nonfinite_per_example
             norms = jnp.where(ok, info.norms_per_example, 0.0)
             losses = jnp.where(ok, info.losses_per_example, 0.0)
-            total = lambda x: jnp.sum(x.astype(jnp.float32))
             over = total(ok & (norms > l2_clip_norm))
             bad = total(info.nonfinite_per_example)
             return Counts(total(mask), total(losses), total(norms), over, bad)
@@ -195,8 +197,9 @@ def make_step(
             updates, opt_state = optimizer.update(mean, state.opt_state, train)
             params = trainable_lib.combine(optax.apply_updates(train, updates), frozen)
             bad = state.nonfinite + counts.nonfinite.astype(jnp.int32)
+            partial, none = zeros
             return TrainState(
-                state.step + 1, params, opt_state, noise_state, *zeros, bad
+                state.step + 1, params, opt_state, noise_state, partial, none, bad
             )
 
         def wait(state):
@@ -212,9 +215,9 @@ def initial_state(params, optimizer, noise_state, selection) -> TrainState:
     train, _ = trainable_lib.partition(params, selection)
     partial = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), train)
     counts = Counts(*(jnp.float32(0) for _ in Counts._fields))
-    start = np.int32(0)
+    step, bad = jnp.int32(0), jnp.int32(0)  # two buffers: both are donated
     opt_state = optimizer.init(train)
-    return TrainState(start, params, opt_state, noise_state, partial, counts, start)
+    return TrainState(step, params, opt_state, noise_state, partial, counts, bad)
 
 
 def fit(
@@ -297,17 +300,16 @@ def fit(
                 rows = _rows(data.train, physical, devices)
                 state, counts = compiled(state, rows, np.bool_(physical.last))
             now = done + 1
-            due = lambda n, now=now: (n and now % n == 0) or now == total
-            if due(every.log_every):
+            if _due(every.log_every, now, total):
                 row = _metrics(counts, plan, now)  # waits for the device
                 row["nonprivate/nonfinite"] = int(state.nonfinite)
                 seconds.append((time.perf_counter() - clock) / (now - first))
                 first, clock = now, time.perf_counter()
-                if due(every.eval_every):
+                if _due(every.eval_every, now, total):
                     row |= _valid(task, state.params, data)
                     clock = time.perf_counter()
                 out.write(now, row)
-            if due(every.checkpoint_every):
+            if _due(every.checkpoint_every, now, total):
                 saver.save(now, {"state": state, "sampling": sampler.seed})
                 clock = time.perf_counter()
     analysis = _analysis(compiled)
@@ -319,6 +321,11 @@ def fit(
     )
     rows_written = writer_lib.read(workdir / "metrics.jsonl")
     return Trained(state.params, plan, clipper, rows_written, cost)
+
+
+def _due(every: int, step: int, total: int) -> bool:
+    """Whether what is done each `every` steps (0: never), and at the end, is due."""
+    return step == total or (every > 0 and step % every == 0)
 
 
 def _first_rows(columns):

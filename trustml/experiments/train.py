@@ -15,7 +15,7 @@ LIMITS = (
     "Membership was attacked with the loss threshold only; stronger attacks exist.",
     "The guarantee covers the parameters and every intermediate update, in real "
     "arithmetic; floating-point sampling of the noise is not covered.",
-    "Hyper-parameters were not chosen privately: their choice is outside the guarantee.",
+    "Hyper-parameters were not chosen privately: their choice is not covered.",
 )
 
 

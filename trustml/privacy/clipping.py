@@ -53,8 +53,8 @@ class ClipInfo(NamedTuple):
       norms_per_example: gradient norms before clipping, float32[B]; 0 where masked, inf
         where the gradient is not finite.
       losses_per_example: float32[B]; 0 where masked.
-      nonfinite_per_example: bool[B]; examples whose loss or gradient is not finite, which
-        contribute exactly 0.
+      nonfinite_per_example: bool[B]; examples whose loss or gradient is not finite,
+        which contribute exactly 0.
     """
 
     norms_per_example: jax.Array
@@ -82,7 +82,7 @@ class Explanation(NamedTuple):
 
     @property
     def materialized(self) -> int:
-        """Number of leaves that keep a whole gradient per example for lack of a rule."""
+        """Number of leaves that keep a gradient per example for lack of a rule."""
         return len({row.leaf for row in self.rows if row.rule == "materialized"})
 
     def __str__(self) -> str:
@@ -121,8 +121,8 @@ class ClippedGrad:
           batch: pytree of arrays [B, ...].
           mask: bool[B]; a False row contributes exactly 0, whatever it holds.
           key: a typed key; example i gets `fold_in(key, example_ids[i])`.
-          example_ids: int[B] that name the examples, so that an example's randomness does
-            not depend on its slot; slots where None.
+          example_ids: int[B] that name the examples, so that an example's randomness
+            does not depend on its slot; slots where None.
 
         Returns:
           (sums, info): sums like `params` in float32, `None` for frozen leaves.
@@ -134,7 +134,8 @@ class ClippedGrad:
         if not isinstance(relation, Relation):
             names = ", ".join(r.name for r in Relation)
             raise ValueError(
-                f"relation={relation!r} is not a NeighboringRelation; use one of {names}."
+                f"relation={relation!r} is not a NeighboringRelation; use one of "
+                f"{names}."
             )
         return self.l2_clip_norm * (2.0 if relation is Relation.REPLACE_ONE else 1.0)
 
@@ -169,8 +170,8 @@ def clipped_grad(
     g_clip = sum_i mask_i g_i min(1, C / ||g_i||_2)
 
     Formal guarantees: whatever one example holds (NaN and inf included), adding or
-      removing it changes the sum by at most `l2_clip_norm` in L2, up to float32 rounding
-      (relative 1e-4); masked examples add exactly 0.
+      removing it changes the sum by at most `l2_clip_norm` in L2, up to float32
+      rounding (relative 1e-4); masked examples add exactly 0.
 
     Args:
       loss: (params, example, key) -> float32[]; one example, no batch axis.
@@ -236,8 +237,9 @@ def clipped_grad(
             example_ids = jnp.arange(num_rows, dtype=jnp.uint32)
         example_ids = jnp.asarray(example_ids)
         batch = jax.tree.map(jnp.asarray, batch)
-        # Masked rows, and rows that hold NaN or inf, become the all-zeros example before
-        # the forward pass: what the compiler makes of a batch may mix 0 * NaN into others.
+        # Masked rows, and rows that hold NaN or inf, become the all-zeros example
+        # before the forward pass: what the compiler makes of a batch may mix 0 * NaN
+        # into others.
         usable = mask & _finite_rows(batch, num_rows)
         rows = (
             jax.tree.map(lambda x: _where(usable, x, 0), batch),
@@ -378,15 +380,15 @@ def _signature(tree):
 def _check_batch(batch, mask) -> int:
     if mask.ndim != 1 or mask.dtype != jnp.bool_:
         raise ValueError(
-            f"mask has shape {mask.shape} and dtype {mask.dtype}; give bool[B], True for "
-            "every real example."
+            f"mask has shape {mask.shape} and dtype {mask.dtype}; give bool[B], True "
+            "for every real example."
         )
     for path, x in jax.tree_util.tree_leaves_with_path(batch):
         shape = jnp.shape(x)
         if not shape or shape[0] != mask.shape[0]:
             raise ValueError(
-                f"batch['{trainable_lib.path_of(path)}'] has shape {shape}, but the mask "
-                f"has {mask.shape[0]} rows; every leaf needs the leading axis "
+                f"batch['{trainable_lib.path_of(path)}'] has shape {shape}, but the "
+                f"mask has {mask.shape[0]} rows; every leaf needs the leading axis "
                 f"[{mask.shape[0]}, ...]."
             )
     return mask.shape[0]
@@ -399,8 +401,8 @@ def _check_loss(split_loss, train, frozen, batch, keys) -> None:
     shape = getattr(out, "shape", None)
     if shape != ():
         raise ValueError(
-            f"loss returns {'shape ' + str(shape) if shape is not None else type(out)}, "
-            "and must return one scalar for ONE example; drop the batch axis and sum or "
+            f"loss returns {type(out) if shape is None else f'shape {shape}'}, and "
+            "must return one scalar for ONE example; drop the batch axis and sum or "
             "average inside the loss."
         )
     if not jnp.issubdtype(out.dtype, jnp.floating):
@@ -434,9 +436,8 @@ def _check(clipper: ClippedGrad, params, batch, key) -> None:
         jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
         for x in jax.tree.leaves(params)
     )
-    tolerance = (
-        2e-2 if low or _has_low_precision(clipper.loss, params, few, key) else 1e-4
-    )
+    low = low or _has_low_precision(clipper.loss, params, few, key)
+    tolerance = 2e-2 if low else 1e-4
     whole = math.sqrt(sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(want))) or 1.0
     named = jax.tree_util.tree_leaves_with_path(want)
     for (path, w), g in zip(named, jax.tree.leaves(got), strict=True):
@@ -453,8 +454,8 @@ def _check(clipper: ClippedGrad, params, batch, key) -> None:
     )
     if jnp.all(jnp.isfinite(t)) and not wrong <= tolerance:
         raise ValueError(
-            f"gradient norms of method='{clipper.method}' are off by {wrong:.1e}, bound "
-            f"{tolerance:g}; use method='vmap' and report the loss as a defect."
+            f"gradient norms of method='{clipper.method}' are off by {wrong:.1e}, "
+            f"bound {tolerance:g}; use method='vmap' and report the loss as a defect."
         )
     if rows > 1:
         _check_isolation(run, params, few, key, info, rows)
@@ -479,9 +480,9 @@ def _check_isolation(run, params, few, key, info, rows) -> None:
             before, after = (getattr(i, name)[:-1] for i in (base, other))
             if not bool(jnp.allclose(before, after, rtol=1e-6, equal_nan=True)):
                 raise ValueError(
-                    f"loss: changing one example moved the {name} of another, so examples "
-                    "are not isolated; remove whatever mixes the batch (batch statistics, "
-                    "in-batch negatives)."
+                    f"loss: changing one example moved the {name} of another, so "
+                    "examples are not isolated; remove whatever mixes the batch (batch "
+                    "statistics, in-batch negatives)."
                 )
 
 

@@ -1,8 +1,8 @@
 """Which parameters are trained: a pytree split in two, and put together again.
 
 Frozen leaves need no weight gradient and carry no noise. Both halves keep the structure
-of the whole, with `None` where the other half has the leaf; `None` is an empty subtree to
-JAX and optax, so either half works as a pytree of parameters.
+of the whole, with `None` where the other half has the leaf; `None` is an empty subtree
+to JAX and optax, so either half works as a pytree of parameters.
 
 Example::
 
@@ -57,8 +57,9 @@ def partition(params: Any, trainable: Selection) -> tuple[Any, Any]:
         dtype = getattr(leaf, "dtype", type(leaf))
         if not jax.dtypes.issubdtype(dtype, jax.numpy.floating):
             raise ValueError(
-                f"parameter '{path_of(path)}' has dtype {dtype}, and only floats can be "
-                "trained; leave it out with `trainable` or make it part of the example."
+                f"parameter '{path_of(path)}' has dtype {dtype}, and only floats can "
+                "be trained; leave it out with `trainable` or make it part of the "
+                "example."
             )
     return train, frozen
 

@@ -7,7 +7,7 @@ layers, no change to the model.
 
 The five names to know: `trace.factored`, `interpreter.interpret`, `tail.carry`,
 `terms.Term`, `norms.combine`. The way of one gradient: `trace` makes the jaxpr of
-`grad(loss)` for one example, `interpreter` runs it and leaves products as `terms`, `tail`
-says which operations a product passes through, `scans` does so for loops, `norms` finds
-the norm and the clipped sum.
+`grad(loss)` for one example, `interpreter` runs it and leaves products as `terms`,
+`tail` says which operations a product passes through, `scans` does so for loops,
+`norms` finds the norm and the clipped sum.
 """

@@ -1,14 +1,15 @@
 """Runs the gradient program of one example, leaving products as factors.
 
-Every equation is evaluated as written unless it makes a product of two values that both
-depend on the example, or carries such a product through a linear operation (`tail`). The
-results are `Value`s; a lazy one is handed to `norms`, which never forms the product.
-Regions are entered: `jit` and its like are inlined; a rematerialised region is inlined
-behind the optimisation barrier that its own lowering would use, so the compiler does not
-merge the recomputation with the forward pass; `scan` has a module of its own.
+Every equation is evaluated as written unless it makes a product of two values that
+both depend on the example, or carries such a product through a linear operation
+(`tail`). The results are `Value`s; a lazy one is handed to `norms`, which never forms
+the product. Regions are entered: `jit` and its like are inlined; a rematerialised
+region is inlined behind the optimisation barrier that its own lowering would use, so
+the compiler does not merge the recomputation with the forward pass; `scan` has a module
+of its own, which is handed `interpret` for the bodies.
 
-The interpreter runs inside `jax.vmap` over the batch, so nothing here tracks the example
-axis and no equation can mix two examples.
+The interpreter runs inside `jax.vmap` over the batch, so nothing here tracks the
+example axis and no equation can mix two examples.
 """
 
 import math
@@ -18,12 +19,16 @@ import jax
 from jax import lax
 from jax.extend import core
 
-from trustml.privacy.factored import norms, tail
+from trustml.privacy.factored import norms, scans, tail
 from trustml.privacy.factored import values as values_lib
 from trustml.privacy.factored.values import Value
 
 INLINED = frozenset(
     {"jit", "pjit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call"}
+)
+# These only move or copy entries: zeros stay zeros.
+MOVES = frozenset(
+    {"broadcast_in_dim", "reshape", "convert_element_type", "squeeze", "copy"}
 )
 # Results of these are never "no larger than what they were computed from".
 OPAQUE = frozenset({"cond", "while", "custom_vmap_call", "pure_callback"})
@@ -76,9 +81,7 @@ def _equation(eqn, ins: list[Value]) -> list[Value]:
     if name in ("remat", "remat2", "checkpoint"):
         return _remat(eqn, ins)
     if name == "scan" and any(v.tainted for v in ins):
-        from trustml.privacy.factored import scans  # a region: mutual recursion
-
-        found = scans.scan(eqn, ins)
+        found = scans.scan(eqn, ins, interpret)
         if found is not None:
             return found
     if not any(v.tainted for v in ins):
@@ -126,13 +129,7 @@ def _bind(eqn, ins: list[Value]) -> list[Value]:
 def _notes(eqn, ins: list[Value], i: int) -> dict:
     name = eqn.primitive.name
     notes: dict = {}
-    if name in (
-        "broadcast_in_dim",
-        "reshape",
-        "convert_element_type",
-        "squeeze",
-        "copy",
-    ):
+    if name in MOVES:
         notes["zero"] = ins[0].zero
         if name == "broadcast_in_dim" and eqn.invars[0].aval.shape == ():
             notes["scalar"] = ins[0]

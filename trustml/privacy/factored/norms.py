@@ -1,9 +1,9 @@
 """Norms and clipped sums of per-example gradients, from their factors.
 
-For one leaf, `combine` brings its terms into a few `Part`s whose squared norms add up:
-terms of one kind are joined along the contracted axis (a parameter used several times is
-one longer product), a tied embedding keeps its scatter and its product with one cross
-term, blocks that do not overlap stay apart. What fits no pattern is instantiated.
+For one leaf, `combine` brings its terms into a few whose squared norms add up: terms of
+one kind are joined along the contracted axis (a parameter used several times is one
+longer product), a tied embedding keeps its scatter and its product with one cross term,
+blocks that do not overlap stay apart. What fits no pattern is instantiated.
 
 Two ways to the norm of a product P[K, I, O] over T positions:
 
@@ -480,7 +480,7 @@ def _split_axis(x, axis, groups):
 
 
 def _positions_in_order(gram, spec):
-    """[positions of one operand, positions again] with axes ordered (feature, spatial)."""
+    """[positions of one operand, positions again], axes ordered (feature, spatial)."""
     free = sorted(spec[1:])
     order = [free.index(axis) for axis in spec[1:]]
     half = len(free)

@@ -7,16 +7,17 @@ and the new axis is kept. An *accumulating carry* starts at zero and its only us
 stacked outputs, and the new axis is contracted. Everything else runs as written.
 
 The scan is rebuilt through `jax.lax.scan` around the interpreter of its body, since the
-parameters of the equation differ between versions of JAX. Which operand is which follows
-from ranks alone: a stacked one has one axis more outside than inside.
+parameters of the equation differ between versions of JAX. Which operand is which
+follows from ranks alone: a stacked one has one axis more outside than inside.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 
-from trustml.privacy.factored import interpreter
 from trustml.privacy.factored import terms as terms_lib
 from trustml.privacy.factored import values as values_lib
 from trustml.privacy.factored.terms import Carry, Dense, Term
@@ -39,17 +40,25 @@ class _Layout(NamedTuple):
     stacked_outs: tuple[int, ...]
 
 
-def scan(eqn, ins: list[Value]) -> list[Value] | None:
+def scan(eqn, ins: list[Value], interpret: Callable) -> list[Value] | None:
     """The results of a scan with its products left as factors.
 
-    Returns None where no result is a product: then the equation runs as written.
+    Args:
+      eqn: the equation.
+      ins: its operands.
+      interpret: `interpreter.interpret`, for the body.
+
+    Returns:
+      Values of the outputs; None where none is a product: then the equation runs as
+      written.
     """
     body = eqn.params["jaxpr"]
     layout = _layout(eqn, body)
-    plan = _analyse(eqn, body, ins, layout)
+    run = functools.partial(_body, interpret, body, ins, layout)
+    plan = _analyse(run, body, ins, layout)
     if not plan.accumulating and not plan.stacked:
         return None
-    return _rebuild(eqn, body, ins, layout, plan)
+    return _rebuild(run, eqn, ins, layout, plan)
 
 
 def _layout(eqn, body) -> _Layout:
@@ -72,8 +81,8 @@ def _layout(eqn, body) -> _Layout:
 def _carry_taints(body, layout, ins) -> list[bool]:
     """Which carries depend on the example, at the fixed point.
 
-    A product's own taint rule is used: a result depends on the example where any operand
-    of its equation does. The approximation may only ever err towards "depends".
+    A product's own taint rule is used: a result depends on the example where any
+    operand of its equation does. The approximation may only ever err towards "depends".
     """
     n, m = layout.num_consts, layout.num_carry
     taints = [v.tainted for v in ins]
@@ -95,7 +104,7 @@ def _carry_taints(body, layout, ins) -> list[bool]:
         taints[n : n + m] = new
 
 
-def _analyse(eqn, body, ins, layout) -> _Plan:
+def _analyse(run, body, ins, layout) -> _Plan:
     """Traces the body abstractly until the set of accumulating carries is stable."""
     n, m = layout.num_consts, layout.num_carry
     candidates = frozenset(i for i in range(m) if ins[n + i].zero)
@@ -107,7 +116,7 @@ def _analyse(eqn, body, ins, layout) -> _Plan:
 
         def trace(*arrays, candidates=candidates, seen=seen):
             used: set[int] = set()
-            outs = _body(body, ins, layout, candidates, arrays, used)
+            outs = run(candidates, arrays, used)
             good = set()
             for i in candidates:
                 if i not in used and _accumulates(outs[layout.carry_outs[i]], i):
@@ -132,7 +141,7 @@ def _analyse(eqn, body, ins, layout) -> _Plan:
         candidates = seen["good"]
 
 
-def _body(body, ins, layout, accumulating, arrays, used) -> list[Value]:
+def _body(interpret, body, ins, layout, accumulating, arrays, used) -> list[Value]:
     """Interprets the body once; accumulating carries are lazy and must stay so."""
     n, m = layout.num_consts, layout.num_carry
     carry_taints = _carry_taints(body, layout, ins)
@@ -152,7 +161,7 @@ def _body(body, ins, layout, accumulating, arrays, used) -> list[Value]:
         else:
             outer = ins[position]
             values.append(Value(array, tainted=outer.tainted, zero=outer.zero))
-    return interpreter.interpret(body.jaxpr, body.consts, values)
+    return interpret(body.jaxpr, body.consts, values)
 
 
 def _carries_in(value: Value) -> set[int]:
@@ -187,7 +196,7 @@ def _free(term: Term) -> bool:
     )
 
 
-def _rebuild(eqn, body, ins, layout, plan) -> list[Value]:
+def _rebuild(run, eqn, ins, layout, plan) -> list[Value]:
     n, m = layout.num_consts, layout.num_carry
     consts = [v.array for v in ins[:n]]
     xs = [v.array for v in ins[n + m :]]
@@ -199,7 +208,7 @@ def _rebuild(eqn, body, ins, layout, plan) -> list[Value]:
         arrays: list[Any] = [*consts, *[None] * m, *x]
         for i, c in zip(staying, carry, strict=True):
             arrays[n + i] = c
-        outs = _body(body, ins, layout, plan.accumulating, arrays, set())
+        outs = run(plan.accumulating, arrays, set())
         emitted["reasons"] = [
             "a product inside `scan` is used otherwise" if v.lazy else v.reason
             for v in outs

@@ -34,7 +34,7 @@ IDENTITIES = frozenset(
 
 
 def product(eqn, ins) -> values_lib.Terms | None:
-    """The terms of an equation that multiplies two example-dependent values, or None."""
+    """The terms of an equation that multiplies two values of the example, or None."""
     name = eqn.primitive.name
     if name == "dot_general" and all(v.tainted for v in ins):
         (ca, cg), (ba, bg) = eqn.params["dimension_numbers"]
@@ -102,7 +102,7 @@ def _embedding(eqn, ins) -> values_lib.Terms | None:
 
 
 def _one_row(eqn, ins) -> values_lib.Terms | None:
-    """One slice written into zeros at an example-dependent place: `table[i]` transposed."""
+    """One slice written into zeros where the example says: `table[i]` transposed."""
     operand, update, *starts = ins
     if not operand.zero or not update.tainted:
         return None

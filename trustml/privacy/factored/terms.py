@@ -13,8 +13,9 @@ move entries about. This module holds that form as data:
 
 All are pytrees, so they pass through `vmap` and `scan` like arrays.
 
-Axes of a `Dot` carry integer labels. A label in both factors and in `out` is *kept* (k);
-in both and not in `out`, *contracted* (t); in one factor and in `out`, *free* (i, o).
+Axes of a `Dot` carry integer labels. A label in both factors and in `out` is *kept*
+(k); in both and not in `out`, *contracted* (t); in one factor and in `out`, *free*
+(i, o).
 Source: the algebra is that of ghost clipping and book-keeping (Li et al. 2021,
 https://arxiv.org/abs/2110.05679; Bu et al. 2022, https://arxiv.org/abs/2210.00038).
 
@@ -27,6 +28,7 @@ Example::
 import dataclasses
 import functools
 import math
+import typing
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +38,7 @@ from jax import lax
 _static = functools.partial(dataclasses.field, metadata={"static": True})
 
 
+@typing.dataclass_transform(frozen_default=True)
 def _pytree(cls):
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
@@ -85,7 +88,7 @@ class Scatter:
 
 @_pytree
 class Conv:
-    """A kernel gradient: `conv_general_dilated(x, g, **params)`, one for each kept axis.
+    """A kernel gradient: `conv_general_dilated(x, g, **params)`, mapped over kept axes.
 
     The feature axis of `x` and the input-feature axis of `g` are contracted: it is the
     batch axis of the forward convolution.
@@ -104,9 +107,10 @@ class Conv:
 
 @_pytree
 class Dense:
-    """The gradient itself. `reason` is '' where it is no larger than what it was made of.
+    """The gradient itself.
 
-    Otherwise `reason` names the operation that has no factored form.
+    `reason` is '' where it is no larger than what it was made of; otherwise it names
+    the operation that has no factored form.
     """
 
     x: Any
@@ -121,7 +125,7 @@ class Dense:
 
 @_pytree
 class Carry:
-    """Stands for the running value of an accumulating scan carry, while it is traced."""
+    """Stands for the running value of an accumulating scan carry during tracing."""
 
     marker: Any
     index: int = _static()
@@ -215,7 +219,7 @@ def depth(product) -> int:
 
 
 def peel(product):
-    """The product of one step: arrays keep their leading axis, for `lax.map` to take."""
+    """The product of one step; arrays keep their leading axis, for `lax.map`."""
     if isinstance(product, Dot):
         label, *rest = product.loops
         return Dot(

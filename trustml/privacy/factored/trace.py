@@ -6,9 +6,10 @@ gradient of each parameter leaves as factors (see `terms`) instead of as an arra
 
 Example::
 
-    bound = factored(loss, params, batch)           # once per shapes: Python, no arithmetic
-    out = bound.run(params, batch, keys)            # losses [B], norms, factors
-    grads = bound.clipped_sum(out, clip_factors)    # float32, like params
+    # Once for each set of shapes: Python, no arithmetic.
+    bound = factored(loss, params, frozen, batch, keys)
+    out = bound.run(params, frozen, batch, keys)        # losses [B], norms, factors
+    sums = bound.clipped_sum(out.leaves, clip_factors)  # float32, like params
 """
 
 import dataclasses
@@ -53,6 +54,7 @@ def shape_of_one(x) -> jax.ShapeDtypeStruct:
 
 
 def abstract(x, shape) -> jax.ShapeDtypeStruct:
+    """The abstract value of `x` with another shape."""
     axes = jax.typeof(x).manual_axis_type  # inside shard_map: what varies by device
     return jax.ShapeDtypeStruct(shape, x.dtype, manual_axis_type=axes)
 

@@ -1,8 +1,8 @@
 """The values that flow through the interpreter: arrays, and sums not yet computed.
 
-A `Value` is an array, or a *lazy* value: a sum of `Term`s together with a way to compute
-it after all. Whoever needs the array calls `Value.array`, and only then does the product
-exist; whoever can push a linear operation into the factors never asks.
+A `Value` is an array, or a *lazy* value: a sum of `Term`s together with a way to
+compute it after all. Whoever needs the array calls `Value.array`, and only then does
+the product exist; whoever can push a linear operation into the factors never asks.
 """
 
 from collections.abc import Callable
@@ -40,6 +40,7 @@ class Value:
         scalar: "Value | None" = None,
         reason: str = "",
     ):
+        """Give `array`, or `terms`, or both ways to get at them: `force`, `terms`."""
         self._array = array
         self._force = force
         self._terms = terms
