@@ -78,7 +78,9 @@ class Network(nn.Module):
         self.dtype = layers.DTYPES[self.compute_dtype]
         self.table = nn.Embed(self.vocab_size, self.width)
         self.positions = self.param(
-            "positions", nn.initializers.normal(0.02), (self.max_length, self.width)
+            "positions",
+            nn.initializers.normal(self.width**-0.5),  # as large as the embeddings
+            (self.max_length, self.width),
         )
         block = nn.remat(Block, prevent_cse=not self.scan_layers)
         block = block if self.remat else Block
