@@ -228,5 +228,6 @@ def plan(
 
 
 def _cache_dir() -> pathlib.Path:
-    base = os.environ.get("TRUSTML_CACHE") or pathlib.Path.home() / ".cache" / "trustml"
-    return pathlib.Path(base) / "plans"
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    named = os.environ.get("TRUSTML_CACHE") or f"{caches}/trustml"
+    return pathlib.Path(os.path.expanduser(named)) / "plans"
