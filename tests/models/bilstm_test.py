@@ -1,5 +1,7 @@
 """The recurrence against a plain loop, the loss against its parts, Viterbi decoding."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import numpy as np
 from trustml.models import bilstm, crf
 
 D, H, T = 5, 4, 6
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = functools.partial(jax.jit, compiler_options=FAST)
 
 
 def _sigmoid(x):
@@ -36,7 +40,7 @@ def test_states_equal_a_loop_without_padding():
     }
     p = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
     x = rng.normal(size=(T, D)).astype(np.float32)
-    apply = jax.jit(lambda p, x, mask: layer.apply({"params": p}, x, mask))
+    apply = jit(lambda p, x, mask: layer.apply({"params": p}, x, mask))
     for length in (0, 1, 4, T):
         states, final = apply(p, x, jnp.arange(T) < length)
         ahead, ahead_final = _loop(
@@ -70,7 +74,7 @@ def test_loss_and_decoding_are_those_of_the_chain():
     """The loss is -log p(label) - w log p(slots) / n; decoding finds the best path."""
     sizes = {"width": 6, "hidden": 4}
     task = bilstm.task(20, 3, 4, slot_weight=0.7, **sizes)
-    params = jax.jit(task.init)(jax.random.key(0))
+    params = jit(task.init)(jax.random.key(0))
     rng = np.random.default_rng(0)
     params |= {
         "transitions": jnp.asarray(rng.normal(size=(4, 4)) * 3, jnp.float32),
@@ -86,7 +90,7 @@ def test_loss_and_decoding_are_those_of_the_chain():
     module = bilstm.Network(20, 3, 4, 6, 4, 1, 0.0)
     embeddings, n = task.embed(params, example), example["length"]
 
-    @jax.jit
+    @jit
     def run(params):
         label, chain, emissions = module.apply(
             {"params": params}, embeddings, example, method="scores"
