@@ -18,6 +18,7 @@ CORE = [
     "rich",
     "safetensors",
     "scikit-learn",
+    "scipy",
     "tensorboardX",
     "tensorflow-datasets>=4.9.10",
     "tokenizers",

@@ -103,7 +103,7 @@ def step_key(source: Root | Key, step: int | jax.Array) -> Key:
         _validate.integer_at_least("step", step, 0, "steps count from 0")
         if step >= 2**32:
             _validate.fail("step", step, "must be below 2**32", "start a new root")
-        step = np.uint32(step)
+        step = jnp.uint32(step)
     if not isinstance(source, Root):
         return jax.random.fold_in(source, step)
     a, b = (

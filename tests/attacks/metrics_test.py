@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from trustml import intervals
 from trustml.attacks import metrics
-from trustml.fairness import intervals
 
 
 def _scores(seed=0, n_in=300, n_out=400, shift=1.0, digits=None):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from trustml.fairness import groups, intervals
+from trustml import intervals
+from trustml.fairness import groups
 
 
 def _data(seed=0, n=600):

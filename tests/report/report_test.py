@@ -8,9 +8,10 @@ from html import parser as html_parser
 import numpy as np
 import pytest
 
+from trustml import intervals
 from trustml import report as report_lib
 from trustml.attacks import membership
-from trustml.fairness import groups, intervals
+from trustml.fairness import groups
 from trustml.report import figures, frontier, html, schema, style, tables, words
 
 CLASSES = ("GetWeather", "PlayMusic", "RateBook")

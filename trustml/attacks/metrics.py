@@ -31,6 +31,8 @@ import numpy as np
 from numpy import typing as npt
 from scipy import special, stats
 
+from trustml import intervals
+
 
 class Area(NamedTuple):
     """AUC with its interval; unpacks as `value, lo, hi`.
@@ -248,7 +250,7 @@ def tpr_at_fpr(
     found = int(np.sum(ins > threshold))
     alarms = int(np.sum(outs > threshold))
     tail = (1.0 - level) / 2.0
-    lo, hi = _clopper_pearson(found, ins.size, tail)
+    lo, hi = intervals.proportion(found, ins.size, level)
     fpr_lo, fpr_hi = stats.beta.ppf([tail, 1.0 - tail], k + 1, outs.size - k)
     return Point(
         found / ins.size,
@@ -298,10 +300,9 @@ def balanced_accuracy(
     (in_choose, in_test), (out_choose, out_test) = halves
     threshold = _best(roc(in_choose, out_choose))[1]
     tp, tn = int(np.sum(in_test > threshold)), int(np.sum(out_test <= threshold))
-    z = float(stats.norm.isf((1.0 - level) / 2.0))
     below, above = [], []
     for k, n in ((tp, in_test.size), (tn, out_test.size)):
-        lo, hi = _wilson(k, n, z)
+        lo, hi = intervals.wilson(k, n, level)
         below.append(k / n - lo)
         above.append(hi - k / n)
     value = (tp / in_test.size + tn / out_test.size) / 2.0
@@ -356,18 +357,3 @@ def _best(curve: Roc) -> tuple[float, float]:
     balanced = (curve.tpr + 1.0 - curve.fpr) / 2.0
     best = int(np.argmax(balanced))
     return float(balanced[best]), float(curve.threshold[best])
-
-
-def _clopper_pearson(k: int, n: int, tail: float) -> tuple[float, float]:
-    # Pillars do not import each other: fairness.intervals.proportion says the same, and
-    # a test holds the two together.
-    lo = 0.0 if k == 0 else float(stats.beta.ppf(tail, k, n - k + 1))
-    hi = 1.0 if k == n else float(stats.beta.ppf(1.0 - tail, k + 1, n - k))
-    return lo, hi
-
-
-def _wilson(k: int, n: int, z: float) -> tuple[float, float]:
-    p, scale = k / n, 1.0 + z * z / n
-    centre = (p + z * z / (2 * n)) / scale
-    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))

@@ -14,12 +14,13 @@ import jax
 import numpy as np
 
 from trustml import config as config_lib
+from trustml import intervals
 from trustml import task as task_lib
 from trustml.attacks import membership
 from trustml.data import datasets
 from trustml.experiments import evaluate
 from trustml.experiments.loop import Trained
-from trustml.fairness import groups, intervals
+from trustml.fairness import groups
 
 
 def run_section(

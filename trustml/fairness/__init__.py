@@ -1,11 +1,7 @@
 """Fairness: measure who a model serves worse, with honest intervals.
 
-Five names to know:
+Names to know:
 
-- `intervals.proportion(k, n)`: exact interval of a rate (Clopper-Pearson).
-- `intervals.bootstrap(statistic, data)`: percentile interval of any statistic.
-- `intervals.auc(scores, labels)`: area under the ROC, ties exact, with an interval.
-- `intervals.mean(values)`: mean over seeds with a Student t interval.
 - `groups.accuracy_by(correct, group)`: accuracy per group with counts, intervals,
   flags for small groups, and the gap best - worst beside its noise floor.
 

@@ -25,13 +25,14 @@ Example::
     report['per_class'] = groups.rows(by_class)
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import typing as npt
 
-from trustml.fairness import intervals
+from trustml import intervals
 
 
 class Rate(NamedTuple):
@@ -190,16 +191,16 @@ def buckets(
     Raises:
       ValueError: if the edges do not increase.
     """
-    edges = np.asarray(edges, float)
-    if edges.size == 0 or np.any(np.diff(edges) <= 0):
-        raise ValueError(f"edges={edges.tolist()} must increase and hold at least one.")
+    ends = [float(edge) for edge in edges]
+    if not ends or np.any(np.diff(ends) <= 0):
+        raise ValueError(f"edges={ends} must increase and hold at least one.")
     values = np.asarray(values)
-    whole = np.all(edges == np.round(edges)) and np.issubdtype(values.dtype, np.integer)
+    whole = all(end.is_integer() for end in ends) and np.issubdtype(
+        values.dtype, np.integer
+    )
     suffix = f" {unit}" if unit else ""
     names = []
-    for i in range(edges.size + 1):
-        low = None if i == 0 else edges[i - 1]
-        high = None if i == edges.size else edges[i]
+    for low, high in itertools.pairwise([None, *ends, None]):
         if low is None:
             name = f"up to {high:g}"
         elif high is None:
@@ -209,7 +210,7 @@ def buckets(
         else:
             name = f"above {low:g}, up to {high:g}"
         names.append(name + suffix)
-    return np.searchsorted(edges, values, side="left"), tuple(names)
+    return np.searchsorted(ends, values, side="left"), tuple(names)
 
 
 def rows(result: Groups) -> list[dict[str, Any]]:

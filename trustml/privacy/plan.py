@@ -153,7 +153,7 @@ def make(
         )
 
     evaluate = functools.partial(_evaluate, relation=relation, cache_dir=cache_dir)
-    if noise_multiplier is None:
+    if epsilon is not None:
         z = _calibrate(
             lambda z: event_of(z, steps),
             epsilon,

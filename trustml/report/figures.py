@@ -241,7 +241,11 @@ def utility(runs: Runs) -> str:
     scored = [
         r for r in runs if schema.number(r, "test", "accuracy", "value") is not None
     ]
-    private = [r for r in scored if schema.is_private(r) and schema.epsilon(r)]
+    private = [
+        (value, r)
+        for r in scored
+        if schema.is_private(r) and (value := schema.epsilon(r))
+    ]
     if not private:
         return ""
     base = schema.reference(scored)
@@ -250,16 +254,14 @@ def utility(runs: Runs) -> str:
         ax = fig.add_subplot()
         if base is not None:
             _level(ax, base["test"]["accuracy"], names[base["name"]])
-        pairs = sorted(
-            (schema.epsilon(r), r["test"]["accuracy"]["value"]) for r in private
-        )
+        pairs = sorted((e, r["test"]["accuracy"]["value"]) for e, r in private)
         ax.plot(*zip(*pairs, strict=True), color=MUTED, linewidth=1, zorder=1)
-        for run in private:
+        for epsilon, run in private:
             look = looks[run["name"]]
-            _point(ax, schema.epsilon(run), run["test"]["accuracy"], look)
+            _point(ax, epsilon, run["test"]["accuracy"], look)
             ax.annotate(
                 names[run["name"]],
-                (schema.epsilon(run), run["test"]["accuracy"]["value"]),
+                (epsilon, run["test"]["accuracy"]["value"]),
                 xytext=(7, -10),
                 textcoords="offset points",
             )
@@ -531,11 +533,11 @@ def _svg(name: str, alt: str, draw: Callable[[Any], None], height: float) -> str
         svg,
     )
     svg = re.sub(r"'DejaVu Sans'[^;\"]*?sans-serif", "system-ui, sans-serif", svg)
-    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    ((width, height),) = re.findall(r'<svg [^>]*viewBox="0 0 (\S+) (\S+)"', svg)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" '
         f'xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="0 0 {size[1]} {size[2]}" role="img" '
+        f'viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{html.escape(alt)}" class="figure">'
         f"<title>{html.escape(alt)}</title>"
     )

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from trustml import intervals
 from trustml import report as report_lib
-from trustml.fairness import intervals
 from trustml.report import figures, schema, style, tables, words
 
 Points = Sequence[Mapping[str, Any]]

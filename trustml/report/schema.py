@@ -27,7 +27,7 @@ count.
       curves    step, loss, accuracy, epsilon    lists of one length; None = not taken
       test      accuracy               {value, lo, hi, n[, method]}
                 change                 {value, lo, hi}: paired, against the run without
-                                       privacy (fairness.intervals.paired_change)
+                                       privacy (intervals.paired_change)
                 per_class, per_length  fairness.groups.rows(...): list of
                                        {name, n, value, lo, hi[, small, change]}
                 class_gap, length_gap  fairness.groups.Gap as a dict
@@ -181,8 +181,12 @@ def reference(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
 
 def strictest(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The private run with the smallest epsilon; the last run if none is private."""
-    private = [run for run in runs if is_private(run) and epsilon(run) is not None]
-    return min(private, key=epsilon) if private else runs[-1]
+    private = [
+        (value, run)
+        for run in runs
+        if is_private(run) and (value := epsilon(run)) is not None
+    ]
+    return min(private, key=lambda pair: pair[0])[1] if private else runs[-1]
 
 
 def ratio(

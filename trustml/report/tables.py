@@ -95,7 +95,7 @@ def accuracy(runs: Runs) -> str:
 def membership(runs: Runs) -> str:
     """The attack per run: AUC, TPR at each FPR with the achieved one, baselines."""
     runs = [run for run in runs if schema.get(run, "membership")]
-    fprs = {
+    fprs: set[str] = {
         fpr for r in runs for fpr in schema.get(r, "membership", "tpr_at_fpr") or {}
     }
     rows = [

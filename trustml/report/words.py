@@ -204,18 +204,20 @@ def costs(runs: Sequence[Mapping[str, Any]]) -> Card:
     )
     if majority is not None:
         points.append(f"Always naming the commonest class: {percent(majority)} right.")
-    values = [schema.number(run, "test", "accuracy", "value") for run in (base, last)]
-    if base is not None and last is not base and None not in values:
-        lost = 100 * (values[0] - values[1])
+    before, after = (
+        schema.number(run, "test", "accuracy", "value") for run in (base, last)
+    )
+    if last is not base and before is not None and after is not None:
+        lost = 100 * (before - after)
         headline = (
             f"{abs(lost):.1f} points of accuracy {'lost' if lost >= 0 else 'gained'} "
-            f"with {names[last['name']]} ({percent(values[0])} to {percent(values[1])})"
+            f"with {names[last['name']]} ({percent(before)} to {percent(after)})"
         )
         slower = schema.ratio(last, base, "seconds_per_step")
         if slower is not None:
             headline += f"; a step takes {slower:.2f}× the time"
-    elif values[1] is not None:
-        headline = f"{_capital(names[last['name']])}: {percent(values[1])} right"
+    elif after is not None:
+        headline = f"{_capital(names[last['name']])}: {percent(after)} right"
         headline += "; the price is not known, as there is no other run to compare with"
     else:
         headline = "Not measured: there is no test accuracy"
@@ -337,17 +339,19 @@ def scientific(value: float) -> str:
 
 def estimate(entry: Mapping[str, Any]) -> str:
     """{'value': .954, 'lo': .93, 'hi': .97} -> '95.4% (93.0–97.0%)'."""
-    text, (lo, hi) = percent(schema.number(entry, "value")), _ends(entry)
-    return text if lo is None else f"{text} ({100 * lo:.1f}–{100 * hi:.1f}%)"
+    text, ends = percent(schema.number(entry, "value")), _ends(entry)
+    return text if ends is None else f"{text} ({_range(ends)}%)"
 
 
 def points_change(change: Mapping[str, Any]) -> str:
     """A paired change in points: '−3.9 points (−5.5 to −2.3)'."""
-    value, (lo, hi) = schema.number(change, "value"), _ends(change)
+    value, ends = schema.number(change, "value"), _ends(change)
     if value is None:
         return "n/a"
     text = f"{signed(100 * value)} points"
-    return text if lo is None else f"{text} ({signed(100 * lo)} to {signed(100 * hi)})"
+    if ends is None:
+        return text
+    return f"{text} ({signed(100 * ends[0])} to {signed(100 * ends[1])})"
 
 
 def signed(value: float, digits: int = 1) -> str:
@@ -358,9 +362,13 @@ def signed(value: float, digits: int = 1) -> str:
     return ("+" if value > 0 else "\u2212") + text
 
 
-def _ends(entry: Any) -> tuple[float | None, float | None]:
+def _ends(entry: Any) -> tuple[float, float] | None:
     lo, hi = schema.number(entry, "lo"), schema.number(entry, "hi")
-    return (None, None) if lo is None or hi is None else (lo, hi)
+    return None if lo is None or hi is None else (lo, hi)
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}"
 
 
 def _accounting(private: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
@@ -414,12 +422,12 @@ def _judged(run: Mapping[str, Any], key: str) -> tuple[list[Mapping[str, Any]], 
 
 
 def _gap(gap: Mapping[str, Any]) -> str:
-    value, (lo, hi) = schema.number(gap, "value"), _ends(gap)
+    value, ends = schema.number(gap, "value"), _ends(gap)
     if value is None:
         return ""
     text = f"; {100 * value:.1f} points below the best"
-    if lo is not None:
-        text += f" ({100 * lo:.1f}–{100 * hi:.1f})"
+    if ends is not None:
+        text += f" ({_range(ends)})"
     floor = schema.number(gap, "floor_95")
     if floor is None:
         return text

@@ -8,6 +8,7 @@ rule is computed by the program's own equations.
 """
 
 import dataclasses
+import itertools
 import math
 
 import jax.numpy as jnp
@@ -52,24 +53,22 @@ def product(eqn, ins) -> values_lib.Terms | None:
 
 
 def _dot(a, g, ca, cg, ba, bg) -> Dot:
-    a_dims: list[int | None] = [None] * a.ndim
-    g_dims: list[int | None] = [None] * g.ndim
-    label = 0
+    a_labels, g_labels = {}, {}  # axis -> label
+    labels = itertools.count()
     out = []
     for i, j in zip(ba, bg, strict=True):
-        a_dims[i] = g_dims[j] = label
-        out.append(label)
-        label += 1
+        a_labels[i] = g_labels[j] = next(labels)
+        out.append(a_labels[i])
     for i, j in zip(ca, cg, strict=True):
-        a_dims[i] = g_dims[j] = label
-        label += 1
-    for dims in (a_dims, g_dims):
-        for i, have in enumerate(dims):
-            if have is None:
-                dims[i] = label
-                out.append(label)
-                label += 1
-    return Dot(a, g, tuple(a_dims), tuple(g_dims), tuple(out))
+        a_labels[i] = g_labels[j] = next(labels)
+    for x, found in ((a, a_labels), (g, g_labels)):
+        for axis in range(x.ndim):
+            if axis not in found:
+                found[axis] = next(labels)
+                out.append(found[axis])
+    a_dims = tuple(a_labels[i] for i in range(a.ndim))
+    g_dims = tuple(g_labels[i] for i in range(g.ndim))
+    return Dot(a, g, a_dims, g_dims, tuple(out))
 
 
 def _embedding(eqn, ins) -> values_lib.Terms | None:
@@ -273,18 +272,17 @@ def _times_matrix(eqn, ins, which, term):
         return None
     factor = terms_lib.contract(
         getattr(dot, name),
-        matrix.astype(jnp.float32) if matrix.dtype == jnp.float32 else matrix,
+        matrix,
         ([dims.index(x) for x in labels], theirs),
     )
     fresh = 1 + max((*dot.a_dims, *dot.g_dims))
     new = tuple(fresh + i for i in range(matrix.ndim - len(theirs)))
     rest = tuple(x for x in dot.out if x not in labels)
-    changed = {
-        name: factor,
-        f"{name}_dims": (*(x for x in dims if x not in labels), *new),
-        "out": (*rest, *new) if which == 0 else (*new, *rest),
-    }
-    return Term(dataclasses.replace(dot, **changed))
+    out = (*rest, *new) if which == 0 else (*new, *rest)
+    dims = (*(x for x in dims if x not in labels), *new)
+    if name == "a":
+        return Term(dataclasses.replace(dot, a=factor, a_dims=dims, out=out))
+    return Term(dataclasses.replace(dot, g=factor, g_dims=dims, out=out))
 
 
 def _scatter_times_matrix(scatter, matrix, mine, theirs, which):

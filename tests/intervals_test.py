@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trustml.fairness import intervals
+from trustml import intervals
 
 
 @pytest.mark.parametrize("k,n", [(0, 10), (10, 10), (3, 10), (450, 500), (1, 100_000)])

@@ -16,7 +16,7 @@ paired proportions); Efron 1979. Dimension key: `n` rows, `R` replicates.
 
 Example::
 
-    from trustml.fairness import intervals
+    from trustml import intervals
 
     lo, hi = intervals.proportion(45, 50)              # 0.782, 0.967
     value, lo, hi = intervals.mean([.951, .957, .949])
@@ -223,7 +223,8 @@ def bootstrap(
         if vectorized:
             results.append(np.asarray(statistic(*(a[rows] for a in arrays)), float))
         else:
-            results.append([float(statistic(*(a[r] for a in arrays))) for r in rows])
+            one = [float(statistic(*(a[r] for a in arrays))) for r in rows]
+            results.append(np.array(one))
     results = np.concatenate([np.ravel(r) for r in results])
     if vectorized:
         value = float(np.ravel(statistic(*(a[None] for a in arrays)))[0])
