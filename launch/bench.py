@@ -288,8 +288,9 @@ def markdown(report: dict[str, Any]) -> str:
             "",
             "## Compiler",
             "",
-            "FLOPs and bytes as XLA counts them (a loop's body once); products with "
-            "loops in full.",
+            "FLOPs and bytes as XLA counts them, a loop's body once: too few for "
+            "methods that loop over microbatches. Products: the same for matrix "
+            "products and convolutions, with loops of known length in full.",
             "",
             "| model | method | FLOPs | bytes | temporary memory | products | MiB |",
             "| --- | --- | --- | --- | --- | --- | --- |",

@@ -3,7 +3,8 @@
 XLA's own figures, free of the noise of a clock: FLOPs, bytes accessed and the peak of
 temporary memory. XLA counts the body of a loop once, however often it runs, so products
 (`dot`, `convolution`) are counted here a second time from the optimized program, each
-weighted by the trip counts of the loops around it: `product_flops`.
+weighted by the trip counts of the loops around it: `product_flops`. A loop whose count
+the compiler does not know (jax-privacy's over microbatches) still counts once.
 
 Example::
 

@@ -818,7 +818,7 @@ class LinenEncoder(nn.Module):
         table = nn.Embed(11, 6)
         x = table(tokens)
         x = x + nn.MultiHeadDotProductAttention(num_heads=2)(nn.LayerNorm()(x))
-        x = x + nn.Dense(6)(nn.gelu(nn.Dense(10)(nn.RMSNorm()(x))))
+        x = x + jnp.tanh(nn.Dense(6)(nn.RMSNorm()(x)))
         return nn.Dense(3)(mean0(x))
 
 
