@@ -221,7 +221,7 @@ def test_epsilon_grows_with_steps_and_falls_with_noise_and_delta():
 def test_hardly_any_noise_is_answered_in_bounded_time_and_memory():
     # Thousands of units of loss: the grid is widened, the answer stays an upper bound.
     event = poisson(0.5, 0.02, 1000)
-    assert accounting._grid(event) > 100 * accounting.DISCRETIZATION
+    assert accounting._grid(event, ADD) > 100 * accounting.DISCRETIZATION
     found = accounting.epsilon(event, 1e-5, ADD)
     assert found > 1e5 or math.isinf(found)
     mu = 1 / 0.02
@@ -232,7 +232,7 @@ def test_hardly_any_noise_is_answered_in_bounded_time_and_memory():
 
 def test_usual_events_use_the_documented_grid():
     for event in (poisson(0.01, 0.5, 1000), gaussian(1.0, 20), poisson(0.5, 5.0, 1000)):
-        assert accounting._grid(event) == accounting.DISCRETIZATION
+        assert accounting._grid(event, ADD) == accounting.DISCRETIZATION
 
 
 def test_order_of_composition_is_kept_and_equal_parts_are_merged():
@@ -247,7 +247,12 @@ def test_order_of_composition_is_kept_and_equal_parts_are_merged():
 def test_rough_epsilon_is_near_rdp():
     event = poisson(0.01, 1.0, 1000)
     near = accounting.epsilon(event, 1e-5, ADD, "rdp")
-    assert accounting.rough_epsilon(event, 1e-5) == pytest.approx(near, rel=0.05)
+    assert accounting.rough_epsilon(event, 1e-5, ADD) == pytest.approx(near, rel=0.05)
+    for z in (0.3, 1.0, 5.0):
+        event = poisson(0.01, z, 1000)
+        near = accounting.epsilon(event, 1e-5, ONE)
+        rough = accounting.rough_epsilon(event, 1e-5, ONE)
+        assert 0.6 * near < rough < 1.6 * near
 
 
 def test_dp_accountings_word_on_left_out_orders_is_not_passed_on(caplog):

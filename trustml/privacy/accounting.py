@@ -141,16 +141,26 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
     return float(above - math.exp(epsilon + special.log_ndtr(-epsilon / mu - mu / 2)))
 
 
-def rough_epsilon(event: Event, delta: float) -> float:
+def rough_epsilon(event: Event, delta: float, relation: Relation) -> float:
     """An estimate in milliseconds, to start a search from; NOT a guarantee.
 
-    RDP of few orders; without-replacement as Poisson, any relation as add/remove.
+    RDP of few orders; sampling without replacement is read as Poisson, and Poisson
+    under REPLACE_ONE as more releases under add/remove (see below).
     """
     accountant = rdp.RdpAccountant(_ROUGH_ORDERS)
     for part, count in _parts(event):
         if isinstance(part, dp_accounting.SampledWithoutReplacementDpEvent):
             rate = part.sample_size / part.source_dataset_size
             part = dp_accounting.PoissonSampledDpEvent(rate, part.event)
+        elif relation is Relation.REPLACE_ONE and not _plain(part):
+            # Chi-squared divergences of one step, a = (C / stddev)^2: q^2 (e^a - 1)
+            # where the record comes or goes, 2 q^2 (e^a - e^-a) where it is replaced.
+            z = 2 * _multiplier(part)
+            more = 2 + 2 * math.exp(-(z**-2))
+            gaussian = dp_accounting.GaussianDpEvent(z)
+            rate = part.sampling_probability
+            part = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
+            count = round(more * count)
         accountant.compose(part, count)
     return float(accountant.get_epsilon(delta))
 
@@ -164,7 +174,7 @@ class _PldLoss:
     """Composed privacy loss distribution, with the accountants' two questions."""
 
     def __init__(self, event: Event, relation: Relation):
-        grid = _grid(event)
+        grid = _grid(event, relation)
         self._pld = functools.reduce(
             lambda left, right: left.compose(right),
             [_composed(part, count, relation, grid) for part, count in _parts(event)],
@@ -242,21 +252,24 @@ def _walk(event: Event, count: int) -> Iterator[tuple[Event, int]]:
     yield event, count
 
 
+def _plain(part: Event) -> bool:
+    return isinstance(part, dp_accounting.GaussianDpEvent)
+
+
 def _multiplier(part: Event) -> float:
-    inner = part if isinstance(part, dp_accounting.GaussianDpEvent) else part.event
-    return inner.noise_multiplier
+    return (part if _plain(part) else part.event).noise_multiplier
 
 
-def _grid(event: Event) -> float:
+def _grid(event: Event, relation: Relation) -> float:
     """Width of the loss grid: 1e-4, or coarser where that would not fit in memory."""
     # One step's losses reach about 1/(2 z^2) + 10/z; the composed ones about epsilon.
     z = min(_multiplier(part) for part, _ in _parts(event))
-    span = max(0.5 / z**2 + 10 / z, rough_epsilon(event, 1e-6))
+    span = max(0.5 / z**2 + 10 / z, rough_epsilon(event, 1e-6, relation))
     return DISCRETIZATION * max(1.0, 2.0 ** math.ceil(math.log2(span / 64)))
 
 
 def _composed(part: Event, count: int, relation: Relation, grid: float) -> Any:
-    if isinstance(part, dp_accounting.GaussianDpEvent):
+    if _plain(part):
         # n releases with z are one with z / sqrt(n).
         return _one_step(_multiplier(part) / math.sqrt(count), 1.0, relation, grid)
     if isinstance(part, dp_accounting.PoissonSampledDpEvent):

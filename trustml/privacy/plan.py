@@ -278,8 +278,11 @@ def _calibrate(
             cache_dir=cache_dir,
         )  # fmt: skip
 
+    def rough(z: float) -> float:
+        return accounting.rough_epsilon(event_of(z), delta, relation)
+
     def search() -> float:
-        return _search(event_of, exact, target, delta)
+        return _search(rough, exact, target, delta)
 
     key = _cache_key("calibrate", event_of(1.0), delta, relation, accountant)
     key |= {"target": target, "search": _SEARCH_VERSION}
@@ -287,7 +290,7 @@ def _calibrate(
 
 
 def _search(
-    event_of: Callable[[float], accounting.Event],
+    rough: Callable[[float], float],
     exact: Callable[[float], float],
     target: float,
     delta: float,
@@ -303,14 +306,14 @@ def _search(
     points: list[tuple[float, float]] = []
     too_little_noise, enough = False, None
 
-    def rough(x: float) -> float:
-        return _log(accounting.rough_epsilon(event_of(math.exp(x)), delta)) - aim
+    def excess(x: float) -> float:
+        return _log(rough(math.exp(x))) - aim
 
-    if rough(low) > 0 > rough(high):
-        x = optimize.brentq(rough, low, high, xtol=1e-4)
+    if excess(low) > 0 > excess(high):
+        x = optimize.brentq(excess, low, high, xtol=1e-4)
     else:
         x = 0.0
-    slope = min((rough(x + 0.05) - rough(x - 0.05)) / 0.1, -0.5)
+    slope = min((excess(x + 0.05) - excess(x - 0.05)) / 0.1, -0.5)
     for attempt in range(_MOST_EVALUATIONS):
         z = float(f"{math.exp(x):.6g}")
         x, found = math.log(z), exact(z)
