@@ -45,6 +45,7 @@ EXTRAS = {
         "pyrefly",
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
         "ruff",
     ],
 }

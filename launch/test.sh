@@ -10,4 +10,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 trustml_env dev
 cd "$TRUSTML_ROOT"
-exec "$TRUSTML_PYTHON" -m pytest "$@"
+exec "$TRUSTML_PYTHON" -m pytest -n 2 --dist worksteal "$@"
