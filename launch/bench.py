@@ -104,6 +104,11 @@ def build(spec, seed: int) -> tuple[task_lib.Task, dict[str, np.ndarray]]:
     }
 
 
+def has_peer() -> bool:
+    """Whether jax-privacy is installed; it is no dependency of the library."""
+    return importlib.util.find_spec("jax_privacy") is not None
+
+
 def steps(task: task_lib.Task, size: int, config) -> dict[str, Step]:
     """Every method's step by name; a microbatch m is written `name@m`."""
 
@@ -137,7 +142,7 @@ def steps(task: task_lib.Task, size: int, config) -> dict[str, Step]:
     small = config.microbatch_size
     if small < size:
         found[f"vmap@{small}"] = ours("vmap", small)
-    if importlib.util.find_spec("jax_privacy") is None:
+    if not has_peer():
         return found
 
     import jax_privacy
@@ -355,7 +360,7 @@ def main(argv):
     def say(text):
         print(f"[{time.perf_counter() - start:6.0f} s] {text}", flush=True)
 
-    peer = importlib.util.find_spec("jax_privacy") is not None
+    peer = has_peer()
     report: dict[str, Any] = {
         "machine": {
             "jax": jax.__version__,

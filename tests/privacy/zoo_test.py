@@ -36,9 +36,9 @@ SLOW = {
     "bf16_lstm", "bf16_scan_layers", "checkpoint_nothing", "conv2d_padded_unevenly",
     "cumulative", "custom_jvp", "embedding_indexed", "fourier", "gather_positions",
     "jitted_parts", "linen_lstm", "linen_transposed_depthwise", "negated_parameter",
-    "nnx_cnn", "patches_dense", "reused_2", "reused_4", "scaled_constant", "scan_layers",
-    "segment_pooling", "sequence_mlp_long", "sorted_pool", "take_along_axis",
-    "vmap_over_time",
+    "nnx_cnn", "patches_dense", "reused_2", "reused_4", "scaled_constant",
+    "scan_layers", "segment_pooling", "sequence_mlp_long", "sorted_pool",
+    "take_along_axis", "vmap_over_time",
 }  # fmt: skip
 # XLA at its lowest level compiles the zoo three times faster; precision is unaffected.
 FAST = {"xla_backend_optimization_level": 0}
