@@ -179,6 +179,19 @@ def claim(workdir: pathlib.Path, run: config.RunConfig) -> None:
     os.replace(temporary, path)
 
 
+def _execute(command: Command) -> None:
+    """Runs the experiment; one that fails at the start leaves no directory behind."""
+    made = not command.workdir.exists()
+    claim(command.workdir, command.config)
+    try:
+        _experiment(command.config.experiment)(command.config, command.workdir)
+    except Exception:
+        if made and [p.name for p in command.workdir.iterdir()] == ["config.json"]:
+            (command.workdir / "config.json").unlink()
+            command.workdir.rmdir()
+        raise
+
+
 def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Dotted names and values of nested dicts."""
     flat = {}
@@ -219,9 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     try:
-        command = parse(argv)
-        claim(command.workdir, command.config)
-        _experiment(command.config.experiment)(command.config, command.workdir)
+        _execute(parse(argv))
     except (ValueError, OSError) as error:
         if "--debug" in argv or not _is_for_the_user(error):
             raise

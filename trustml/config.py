@@ -60,11 +60,12 @@ class DataSpec:
       path: TSV, JSONL or CSV file of training rows.
       valid_path: the same for validation; '' takes `valid_fraction` of the training
         rows.
-      test_path: the same for testing; '' takes the validation rows.
+      test_path: the same for testing; '' takes a tenth of the training rows.
       text_column: column with the text.
       label_column: column with the label.
       tokens_column: column with space-separated tokens, where there are slots.
       slots_column: column with one slot label a token.
+      feature_columns: columns with numbers, in place of text.
       max_length: tokens kept of a text.
       vocabulary: 'hashed' (public: nothing is learnt from the data), 'train' (made of
         the training text, hence itself a release of private data) or 'pretrained'.
@@ -81,6 +82,7 @@ class DataSpec:
     label_column: str = "label"
     tokens_column: str = ""
     slots_column: str = ""
+    feature_columns: tuple[str, ...] = ()
     max_length: int = 32
     vocabulary: str = "hashed"
     vocabulary_size: int = 8192

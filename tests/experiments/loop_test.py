@@ -173,10 +173,10 @@ def test_one_compilation_for_every_realised_batch_size():
     clipper = clipping.clipped_grad(_linear_loss, l2_clip_norm=clip)
     # The buffers are laid out for a mean of 2 and hold 20 of the 40 examples; a rate of
     # one half overflows them every other step, and 1/20 leaves one step in eight empty.
-    make = lambda rate: sampling.poisson(
-        N, mean, sample_rate=rate, physical_batch_size=slots, shards=1, seed=5
-    )
-    draws = [(make(0.05), s) for s in range(150)] + [(make(0.5), s) for s in range(150)]
+    layout = {"physical_batch_size": slots, "shards": 1, "seed": 5}
+    few = sampling.poisson(N, mean, sample_rate=0.05, **layout)
+    many = sampling.poisson(N, mean, sample_rate=0.5, **layout)
+    draws = [(sampler, step) for sampler in (few, many) for step in range(150)]
     devices, optimizer = parallel.devices(1), optax.sgd(1.0)
     made = loop.make_step(
         clipper,

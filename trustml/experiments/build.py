@@ -14,8 +14,8 @@ import pathlib
 import optax
 
 from trustml import config as config_lib
-from trustml import rng
-from trustml.data import datasets, files
+from trustml import parallel, rng
+from trustml.data import batches, datasets, files
 from trustml.models import bag, bert, bilstm, cnn, hf, mlp, transformer
 from trustml.privacy import accounting, clipping, sampling
 from trustml.privacy import plan as plan_lib
@@ -41,8 +41,8 @@ def dataset(config: config_lib.RunConfig) -> datasets.Dataset:
         "seed": config.seed,
     }
     if spec.name != "file":
-        return datasets.load(spec.name, **text)
-    return files.load(
+        return _whole(datasets.load(spec.name, **text), f"data.name={spec.name!r}")
+    made = files.load(
         spec.path,
         valid_path=spec.valid_path,
         test_path=spec.test_path,
@@ -50,9 +50,22 @@ def dataset(config: config_lib.RunConfig) -> datasets.Dataset:
         label_column=spec.label_column,
         tokens_column=spec.tokens_column,
         slots_column=spec.slots_column,
+        feature_columns=spec.feature_columns,
         valid_fraction=spec.valid_fraction,
         **text,
     )
+    return _whole(made, f"data.path={spec.path!r}")
+
+
+def _whole(data: datasets.Dataset, where: str) -> datasets.Dataset:
+    """`data`, if every split has examples, as a report needs."""
+    for split in ("valid", "test"):
+        if not len(getattr(data, split)["label"]):
+            raise ValueError(
+                f"{where} has no {split} examples to report on; give more rows, set "
+                f"data.{split}_path or raise data.valid_fraction."
+            )
+    return data
 
 
 def _pretrained(config: config_lib.RunConfig) -> str:
@@ -225,6 +238,16 @@ def plan(
         accountant=spec.accountant,
         cache_dir=_cache_dir(),
     )
+
+
+def check(config: config_lib.RunConfig, data: datasets.Dataset, task: Task) -> None:
+    """Raises what would stop the run later, before anything is trained."""
+    optimizer(config)
+    num_devices = len(parallel.devices(config.train.num_devices))
+    size = batches.size(data.train)
+    sampled = sampler(config, size, num_devices, rng.root(config.privacy.noise_seed))
+    if config.privacy.enabled:
+        plan(config, clipper(config, task.loss), sampled)
 
 
 def _cache_dir() -> pathlib.Path:

@@ -248,8 +248,6 @@ def fit(
         clipper = build.clipper(config, task.loss)
         plan = build.plan(config, clipper, sampler)
         sums_fn, mechanism = clipper, plan.mechanism
-        if config.privacy.check:
-            clipper.check(params, _first_rows(data.train))
 
     noise_state = mechanism.init(root) if mechanism else ()
     state = initial_state(params, optimizer, noise_state, selection)
@@ -260,6 +258,8 @@ def fit(
     saver = checkpoint.Checkpointer(workdir / "checkpoints", digest=digest)
     found = saver.restore({"state": state, "sampling": sampler.seed})
     if found is None:
+        if clipper is not None and config.privacy.check:
+            clipper.check(params, _first_rows(data.train))
         saver.save(0, {"state": state, "sampling": sampler.seed})
     else:
         state = found.state["state"]

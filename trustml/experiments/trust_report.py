@@ -29,6 +29,8 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     data = build.dataset(config)
     task = build.task(config, data)
     sections, baseline, params = [], None, None
+    for variant in variants(config):  # the last budget may be out of reach
+        build.check(variant, data, task)
     for variant in variants(config):
         name = run_name(variant)
         trained = loop.fit(variant, data, task, workdir / name, name=f"{name:>11}")

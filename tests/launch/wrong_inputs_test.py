@@ -1,0 +1,563 @@
+"""The table of wrong configurations and inputs: one sentence each, before any work.
+
+Each row is a name, what is wrong, and words that its sentence must hold: the field, the
+value, and a cure. The first table goes through the command line, the second calls the
+library.
+"""
+
+import pathlib
+
+import dp_accounting
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from launch import run
+from trustml import checkpoint, config, parallel, rng
+from trustml.data import batches
+from trustml.privacy import clipping, noise, plan, sampling
+
+CONFIG = """
+from trustml import config
+
+def get_config(arg=''):
+    cfg = config.default()
+    cfg.data.path = 'data.tsv'
+    cfg.data.vocabulary_size = 64
+    cfg.data.max_length = 4
+    cfg.model.width = 4
+    cfg.model.hidden = ()
+    cfg.privacy.epsilon = 8.0
+    cfg.privacy.accountant = 'rdp'
+    cfg.train.steps = 3
+    cfg.train.batch_size = 16
+    cfg.train.physical_batch_size = 16
+    cfg.train.num_devices = 1
+    if arg == 'report':
+        cfg.experiment = 'trust_report'
+        cfg.privacy.epsilon = None
+        cfg.report.epsilons = (8.0,)
+    elif arg == 'numbers':
+        cfg.data.feature_columns = ('x', 'y')
+        cfg.model.name = 'mlp'
+    elif arg == 'adult':
+        cfg.data.path = ''
+        cfg.data.name = 'adult'
+        cfg.model.name = 'mlp'
+    elif arg:
+        raise ValueError(f'{arg!r} is no variant; there are report, numbers, adult.')
+    return cfg
+"""
+
+LINES = [f"play song {n}\t{('music', 'weather')[n % 2]}" for n in range(120)]
+GOOD = "text\tlabel\n" + "\n".join(LINES) + "\n"
+NUMBERS = "x\ty\tlabel\n" + "".join(f"{n}\t1\t{n % 2}\n" for n in range(120))
+
+
+def at(line: int, content: str) -> str:
+    """The good file with line `line` (counted from 1) replaced."""
+    lines = GOOD.split("\n")
+    lines[line - 1] = content
+    return "\n".join(lines)
+
+
+def field(name: str, value: str, *words: str, arg: str = ""):
+    """A row that overrides one field; its name and value must be in the sentence."""
+    spec = "--config=mine.py" + (f":{arg}" if arg else "")
+    return ([spec, f"--config.{name}={value}"], {}, (name, *words))
+
+
+def content(text: str | bytes, *words: str):
+    """A row whose data file is wrong."""
+    return (["--config=mine.py"], {"data.tsv": text}, words)
+
+
+def both(*assignments: str, words: tuple[str, ...]):
+    overrides = [f"--config.{assignment}" for assignment in assignments]
+    return (["--config=mine.py", *overrides], {}, words)
+
+
+# name: (arguments, files, words)
+COMMANDS = {
+    # Privacy.
+    "negative clip": field(
+        "privacy.l2_clip_norm", "-1", "=-1.0", "> 0", "1.0 is usual"
+    ),
+    "clip 0": field("privacy.l2_clip_norm", "0", "=0.0", "> 0", "1.0 is usual"),
+    "clip NaN": field("privacy.l2_clip_norm", "nan", "=nan", "finite"),
+    "clip infinite": field("privacy.l2_clip_norm", "inf", "=inf", "finite"),
+    "delta 1": field("privacy.delta", "1", "=1.0", "between 0 and 1", "1e-5 is usual"),
+    "delta 0": field("privacy.delta", "0", "=0.0", "between 0 and 1", "1e-5 is usual"),
+    "negative epsilon": field("privacy.epsilon", "-1", "> 0", "privacy.enabled=False"),
+    "epsilon 0": field("privacy.epsilon", "0", "> 0", "set privacy.enabled=False"),
+    "epsilon out of reach": field(
+        "privacy.epsilon", "1e7", "=10000000.0 is out of reach", "ask for another"
+    ),
+    "epsilon and noise": both(
+        "privacy.noise_multiplier=1",
+        words=("privacy.epsilon=8.0", "privacy.noise_multiplier=1.0", "set one of"),
+    ),
+    "neither epsilon nor noise": both(
+        "privacy.epsilon=None", words=("privacy.epsilon=None", "set exactly one")
+    ),
+    "noise 0": both(
+        "privacy.epsilon=None",
+        "privacy.noise_multiplier=0",
+        words=("privacy.noise_multiplier=0.0 gives epsilon=inf", "enabled=False"),
+    ),
+    "negative noise": both(
+        "privacy.epsilon=None",
+        "privacy.noise_multiplier=-1",
+        words=("privacy.noise_multiplier=-1.0", "> 0", "enabled=False"),
+    ),
+    "unknown method": field("privacy.method", "bookkeeping", "mean 'book_keeping'?"),
+    "unknown sampler": field("privacy.sampler", "poison", "did you mean 'poisson'?"),
+    "unknown rule": field("privacy.rule", "falt", "did you mean 'flat'?"),
+    "unknown accountant": field("privacy.accountant", "pdl", "did you mean 'pld'?"),
+    "unknown relation": field(
+        "privacy.relation", "add_remove_one", "did you mean 'add_or_remove_one'?"
+    ),
+    "relation against sampler": field(
+        "privacy.sampler", "fixed_size", "='fixed_size'", "'replace_one'"
+    ),
+    "shuffled is not amplified": both(
+        "privacy.sampler=shuffled",
+        "privacy.relation=replace_one",
+        words=("privacy.relation='replace_one'", "'shuffled'", "replace_special"),
+    ),
+    "negative microbatch": field("privacy.microbatch_size", "-1", "=-1", "0 takes all"),
+    "microbatch beyond the batch": field(
+        "privacy.microbatch_size", "17", "=17", "physical_batch_size=16", "0 takes"
+    ),
+    "noise seed too long": field(
+        "privacy.noise_seed", str(2**128), "must be < 2**128", "None takes secret"
+    ),
+    "trainable matches nothing": both(
+        "privacy.trainable=haed/*",
+        words=("trainable=('haed/*',) selects no parameter", "one of output/bias"),
+    ),
+    "trust_report takes no epsilon": field(
+        "privacy.epsilon", "3", "=3.0", "set report.epsilons", arg="report"
+    ),
+    "trust_report without privacy": field(
+        "privacy.enabled", "False", "report.epsilons=(8.0,)", "=()", arg="report"
+    ),
+    "a budget out of reach": (
+        ["--config=mine.py:report", "--config.report.epsilons=(8.0,1e7)"],
+        {},
+        ("privacy.epsilon=10000000.0 is out of reach", "ask for another"),
+    ),
+    "a budget twice": field(
+        "report.epsilons", "(1.0,1.0)", "repeats a budget", "once", arg="report"
+    ),
+    "negative budget": field(
+        "report.epsilons", "(-1.0,)", "=-1.0", "give positive", arg="report"
+    ),
+    "level 1": field("report.level", "1", "=1.0", "0.95 is usual", arg="report"),
+    # Training.
+    "steps 0": field("train.steps", "0", "=0 must be >= 1"),
+    "steps a fraction": field("train.steps", "2.5", "='2.5' must be an integer"),
+    "steps in words": field("train.steps", "many", "='many' must be an integer"),
+    "batch size 0": field("train.batch_size", "0", "=0 must be >= 1"),
+    "batch larger than the data": both(
+        "train.batch_size=1000",
+        words=("batch_size=1000", "at most the", "lower train.batch_size"),
+    ),
+    "data limited below the batch": both(
+        "data.limit=10", words=("batch_size=16", "at most the 10", "lower train.batch")
+    ),
+    "physical batch too large": field(
+        "train.physical_batch_size", "999", "=999", "<= "
+    ),
+    "log never": field("train.log_every", "0", "=0 must be >= 1"),
+    "negative checkpoint interval": field(
+        "train.checkpoint_every", "-1", "=-1", "0 means only at the end"
+    ),
+    "too many devices": field("train.num_devices", "99", "=99", "at most", "lower it"),
+    "unknown backend": field("train.backend", "shardmap", "did you mean 'shard_map'?"),
+    "unknown experiment": field("experiment", "trane", "did you mean 'train'?"),
+    "negative seed": field("seed", "-1", "=-1 must be >= 0"),
+    "learning rate 0": field("optimizer.learning_rate", "0", "> 0", "try 1e-3"),
+    "unknown optimizer": field("optimizer.name", "adm", "did you mean 'adam'?"),
+    "unknown schedule": field("optimizer.schedule", "cosin", "did you mean 'cosine'?"),
+    "warm-up longer than training": field(
+        "optimizer.warmup_steps", "3", "=3", "train.steps=3", "shorten the warm-up"
+    ),
+    "weight decay without effect": field(
+        "optimizer.weight_decay", "0.1", "=0.1", "'adam'", "choose adamw"
+    ),
+    # Models.
+    "unknown model": field("model.name", "transfomer", "did you mean 'transformer'?"),
+    "images wanted, text given": field(
+        "model.name", "cnn", "='cnn'", "'image'", "choose another model"
+    ),
+    "numbers wanted, text given": field(
+        "model.name", "mlp", "='mlp'", "'features'", "choose another model"
+    ),
+    "slots wanted": field("model.name", "bilstm", "slots", "another model"),
+    "BERT without its vocabulary": field(
+        "model.name", "bert", "data.vocabulary='hashed'", "set data.vocabulary="
+    ),
+    "heads do not divide": both(
+        "model.name=transformer",
+        "model.heads=3",
+        words=("model.heads=3", "model.width=4", "choose a divisor"),
+    ),
+    "width 0": field("model.width", "0", "=0 must be >= 1"),
+    "hidden 0": field("model.hidden", "(8,0)", "=0 must be >= 1"),
+    "dropout 1": field("model.dropout", "1", "=1.0", "below 1"),
+    "unknown dtype": field("model.compute_dtype", "bfloat", "mean 'bfloat16'?"),
+    "checkpoint is nowhere": field(
+        "model.checkpoint", "nowhere", "='nowhere'", "looked for /", "check the path"
+    ),
+    "checkpoint without files": both(
+        "model.name=bert",
+        "data.vocabulary=pretrained",
+        "model.checkpoint=.",
+        words=("tokenizer.json", "looked for /", "Hugging Face"),
+    ),
+    # Data.
+    "unknown data set": both(
+        "data.path=", "data.name=snip", words=("data.name='snip'", "mean 'snips'?")
+    ),
+    "no path": both(
+        "data.path=", "data.name=file", words=("data.name='file'", "set data.path")
+    ),
+    "missing file": field("data.path", "dta.tsv", "looked for /", "mean 'data.tsv'?"),
+    "missing test file": field("data.test_path", "no.tsv", "='no.tsv'", "looked for /"),
+    "a directory": field("data.path", ".", "='.' is a directory"),
+    "unknown suffix": field("data.path", "mine.py", ".tsv, .csv, .jsonl", "convert"),
+    "TRUSTML_DATA unset": (
+        ["--config=mine.py:adult"],
+        {},
+        ("data.name='adult'", "set TRUSTML_DATA to the directory"),
+    ),
+    "missing column": field("data.text_column", "txt", "='txt'", "mean 'text'?"),
+    "missing label column": field("data.label_column", "labels", "mean 'label'?"),
+    "row too short": content(at(4, "no label"), "line 4 has 1 fields", "every field"),
+    "not UTF-8": content(at(3, "caf\xe9\tx").encode("latin1"), "line 3 is not UTF-8"),
+    "empty file": content("", "data.tsv", "holds no rows; give a file with examples"),
+    "header only": content("text\tlabel\n", "holds no rows; give a file"),
+    "column twice": content("text\ttext\na\tb\n", "'text' twice", "its own name"),
+    "one label": content(
+        GOOD.replace("weather", "music"), "('music',)", "give at least two"
+    ),
+    "too few rows": content("text\tlabel\na\tx\nb\ty\n", "data.tsv", "more rows"),
+    "label outside the set": (
+        ["--config=mine.py", "--config.data.valid_path=valid.tsv"],
+        {"valid.tsv": "text\tlabel\nhello\tmusic\nhello\tmusik\n"},
+        ("valid.tsv", "line 3", "label='musik'", "mean 'music'?"),
+    ),
+    "not JSON": (
+        ["--config=mine.py", "--config.data.path=a.jsonl"],
+        {"a.jsonl": '{"text": "a", "label": "x"}\n{"text": \n'},
+        ("a.jsonl", "line 2 is not JSON", "one JSON object a line"),
+    ),
+    "not gzip": (
+        ["--config=mine.py", "--config.data.path=a.tsv.gz"],
+        {"a.tsv.gz": GOOD},
+        ("a.tsv.gz", "not a whole gzip file", "copy it again"),
+    ),
+    "NaN among numbers": (
+        ["--config=mine.py:numbers"],
+        {"data.tsv": NUMBERS.replace("7\t1\t1", "nan\t1\t1", 1)},
+        ("line 9", "x='nan'", "give a finite number"),
+    ),
+    "text among numbers": (
+        ["--config=mine.py:numbers"],
+        {"data.tsv": NUMBERS.replace("7\t1\t1", "7\tabc\t1", 1)},
+        ("line 9", "y='abc'", "give a finite number"),
+    ),
+    "unknown vocabulary": field("data.vocabulary", "hash", "did you mean 'hashed'?"),
+    "vocabulary size 1": field("data.vocabulary_size", "1", "=1 must be >= 2"),
+    "max_length 0": field("data.max_length", "0", "=0 must be >= 1"),
+    "all for validation": field("data.valid_fraction", "1", "=1.0", "below 1"),
+    "none for validation": both(
+        "data.valid_fraction=0",
+        words=("'data.tsv' has no valid examples", "raise data.valid_fraction"),
+    ),
+    "negative limit": field("data.limit", "-1", "=-1", "0 takes all"),
+    # The command.
+    "no config": ([], {}, ("--config is missing; try --config=configs/",)),
+    "missing config": (["--config=mien.py"], {}, ("looked for /", "mean 'mine.py'?")),
+    "unknown variant": (["--config=mine.py:smoek"], {}, ("'smoek' is no variant",)),
+    "unknown flag": (["--config=mine.py", "--wokdir=a"], {}, ("mean --workdir?",)),
+    "unknown field": both("privacy.epsilom=1", words=("mean privacy.epsilon?",)),
+    "field of another tree": both("model.steps=1", words=("mean train.steps?",)),
+    "workdir is a file": (
+        ["--config=mine.py", "--workdir=data.tsv"],
+        {},
+        ("workdir='data.tsv' is a file; name a directory",),
+    ),
+    "workdir with other things": (
+        ["--config=mine.py", "--workdir=."],
+        {},
+        ("workdir='.'", "no run of ours", "choose an empty or a new directory"),
+    ),
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(CONFIG)
+    (tmp_path / "data.tsv").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRUSTML_DATA", raising=False)
+    return tmp_path
+
+
+def snapshot(directory: pathlib.Path):
+    files = [p for p in directory.rglob("*") if "__pycache__" not in p.parts]
+    return {p: p.read_bytes() if p.is_file() else None for p in files}
+
+
+def refused(argv, words, capsys, directory: pathlib.Path):
+    """Runs the command and checks all that the contract asks of a refusal."""
+    before = snapshot(directory)
+    code = run.main(argv)
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1 and err.endswith("\n")
+    assert "Traceback" not in out + err
+    for word in words:
+        assert word in err, err
+    after = snapshot(directory)
+    after.pop(directory / "runs", None)  # the parent of run directories may be made
+    before.pop(directory / "runs", None)
+    assert after == before
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_wrong_commands(here, capsys, name):
+    argv, files, words = COMMANDS[name]
+    for file, text in files.items():
+        text = text if isinstance(text, bytes) else text.encode()
+        (here / file).write_bytes(text)
+    refused(argv, words, capsys, here)
+
+
+def test_the_table_is_long_enough():
+    assert len(COMMANDS) >= 40 and len(CALLS) >= 15
+
+
+def _begun(here) -> config.RunConfig:
+    """The directory of a run that was begun, with its config.json."""
+    command = run.parse(["--config=mine.py", "--workdir=begun"])
+    run.claim(command.workdir, command.config)
+    return command.config
+
+
+def test_workdir_of_another_config(here, capsys):
+    _begun(here)
+    (here / "begun/metrics.jsonl").write_text("{}\n")
+    argv = ["--config=mine.py", "--workdir=begun", "--config.train.batch_size=20"]
+    words = ("workdir='begun'", "train.batch_size is 16 there and 20", "choose another")
+    refused(argv, words, capsys, here)
+
+
+def test_checkpoint_of_another_model(here, capsys, monkeypatch):
+    """A run whose directory got the checkpoint of another: by digest, by leaves."""
+    _begun(here)
+    argv = ["--config=mine.py", "--workdir=begun"]
+    other = {"state": {"w": np.zeros(3, np.float32)}, "sampling": 0}
+    place = here / "begun/checkpoints"
+    checkpoint.Checkpointer(place, digest="another").save(1, other)
+    words = ("checkpoint=", "digest 'another'", "choose another workdir, or delete")
+    refused(argv, words, capsys, here)
+
+    opened = checkpoint.Checkpointer.__init__
+
+    def open_as_another(self, directory, *, digest="", keep=2):
+        opened(self, directory, digest="another", keep=keep)
+
+    monkeypatch.setattr(checkpoint.Checkpointer, "__init__", open_as_another)
+    words = ("checkpoint=", "another model or optimizer: state/", "is not in it")
+    refused(argv, words, capsys, here)
+
+    (place / "00000001/meta.json").write_text("{")
+    refused(argv, ("is damaged; delete it", "the start"), capsys, here)
+
+
+# What calls of the library refuse; each row is (call, words).
+PARAMS = {"w": jnp.ones(3)}
+BATCH = {"x": jnp.ones((4, 3))}
+MASK = jnp.ones(4, bool)
+RELATION = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
+
+
+def linear(params, example, key):
+    return jnp.vdot(params["w"], example["x"])
+
+
+def clip(loss=linear, params=PARAMS, batch=BATCH, mask=MASK, **options):
+    options = {"l2_clip_norm": 1.0} | options
+    key = jax.random.key(0)
+    return clipping.clipped_grad(loss, **options)(params, batch, mask, key)
+
+
+@jax.custom_batching.custom_vmap
+def whole_batch(x):
+    return x
+
+
+@whole_batch.def_vmap
+def _whole_batch_rule(size, batched, x):
+    return x - jnp.mean(x, axis=0), batched[0]
+
+
+def collective(params, example, key):
+    inner = jax.vmap(lambda x: x - jax.lax.pmean(x, "i"), axis_name="i")
+    return jax.lax.psum(linear(params, example, key), "i") + 0 * jnp.sum(
+        inner(PARAMS["w"])
+    )
+
+
+def in_a_named_axis():
+    over = jax.vmap(
+        lambda batch: clip(collective, batch=batch)[0]["w"], axis_name="i", in_axes=0
+    )
+    return over({"x": jnp.ones((2, 4, 3))})
+
+
+def poisson(**changes):
+    options = {"physical_batch_size": 8, "seed": 0} | changes
+    return sampling.poisson(options.pop("num_examples", 100), 10, **options)
+
+
+def make_plan(clipper=None, sampler=None, **changes):
+    clipper = clipper or clipping.clipped_grad(linear, l2_clip_norm=1.0)
+    options = {"steps": 5, "delta": 1e-5, "relation": RELATION, "epsilon": 3.0}
+    return plan.make(clipper, sampler or poisson(), **(options | changes))
+
+
+CALLS = {
+    "loss is a vector": (
+        lambda: clip(lambda p, e, k: p["w"] * e["x"]),
+        ("loss returns shape (3,)", "one scalar for ONE example", "drop the batch"),
+    ),
+    "loss with a batch axis": (
+        lambda: clip(lambda p, e, k: e["x"][None] @ p["w"]),
+        ("loss returns shape (1,)", "drop the batch axis"),
+    ),
+    "loss is an integer": (
+        lambda: clip(lambda p, e, k: jnp.int32(3)),
+        ("loss returns dtype int32", "return a float scalar"),
+    ),
+    "parameters are integers": (
+        lambda: clip(params={"w": jnp.ones(3, jnp.int32)}),
+        ("parameter 'w' has dtype int32", "leave it out"),
+    ),
+    "nothing is trained": (
+        lambda: clip(trainable=("b",)),
+        ("trainable=('b',)", "selects no parameter", "one of w"),
+    ),
+    "mask of numbers": (
+        lambda: clip(mask=jnp.ones(4)),
+        ("mask has shape (4,) and dtype float32", "give bool[B]"),
+    ),
+    "mask of two axes": (
+        lambda: clip(mask=jnp.ones((2, 2), bool)),
+        ("mask has shape (2, 2)", "give bool[B]"),
+    ),
+    "leaves of different lengths": (
+        lambda: clip(batch=BATCH | {"y": jnp.ones(3)}),
+        ("batch['y'] has shape (3,)", "mask has 4 rows", "leading axis [4, ...]"),
+    ),
+    "a leaf without a batch axis": (
+        lambda: clip(batch=BATCH | {"y": jnp.float32(1)}),
+        ("batch['y'] has shape ()", "leading axis"),
+    ),
+    "a collective in the loss": (
+        in_a_named_axis,
+        ("collective `psum", "mixes the examples", "use GroupNorm"),
+    ),
+    "custom_vmap in the loss": (
+        lambda: clip(lambda p, e, k: linear(p, {"x": whole_batch(e["x"])}, k)),
+        ("custom_vmap", "sees the whole batch", "without the custom"),
+    ),
+    "microbatch of 0": (lambda: clip(microbatch_size=0), ("microbatch_size=0", ">= 1")),
+    "noise in bfloat16": (
+        lambda: _noisy({"w": jnp.ones(3, jnp.bfloat16)}),
+        ("bfloat16", "must be float32", "accumulate"),
+    ),
+    "noise of 0": (lambda: noise.gaussian(0.0), ("noise_stddev=0.0", "enabled=False")),
+    "sample rate above 1": (
+        lambda: poisson(sample_rate=1.5),
+        ("sample_rate=1.5", "at most 1", "lower the batch size"),
+    ),
+    "more than the data": (
+        lambda: poisson(num_examples=5),
+        ("expected_batch_size=10", "at most the 5", "lower train.batch_size"),
+    ),
+    "shuffling claims amplification": (
+        lambda: sampling.shuffled(100, 10, physical_batch_size=8, amplified=True),
+        ("amplified=True", "no proof", "sampling.poisson"),
+    ),
+    "event of another relation": (
+        lambda: make_plan(sampler=sampling.fixed_size(100, 10, physical_batch_size=8)),
+        ("ADD_OR_REMOVE_ONE", "REPLACE_ONE", "change the relation"),
+    ),
+    "plan with both": (
+        lambda: make_plan(noise_multiplier=1.0),
+        ("noise_multiplier=1.0", "epsilon=3.0", "exactly one"),
+    ),
+    "beyond the plan": (
+        lambda: make_plan(epsilon=None, noise_multiplier=1.0).epsilon(step=6),
+        ("step=6", "at most 5", "longer plan"),
+    ),
+    "seed too long": (
+        lambda: rng.root(2**128),
+        ("must be below 2**128", "None for 128 bits"),
+    ),
+    "too many devices": (
+        lambda: parallel.devices(99),
+        ("train.num_devices=99", "at most", "lower it"),
+    ),
+    "rows for other devices": (
+        lambda: parallel.shard({"x": jnp.ones((3, 2))}, parallel.devices(2)),
+        ("['x'] has shape (3, 2)", "the 2 device(s)", "parallel.deal"),
+    ),
+    "index outside the data": (
+        lambda: batches.gather({"x": np.ones(3)}, np.array([3]), np.array([True])),
+        ("indices holds 3", "outside [0, 3)", "sample among"),
+    ),
+    "columns of different lengths": (
+        lambda: batches.size({"x": np.ones(3), "y": np.ones(2)}),
+        ("{'x': 3, 'y': 2}", "one row an example"),
+    ),
+}
+
+
+def _noisy(sums):
+    mechanism = noise.gaussian(1.0)
+    return mechanism.update(sums, mechanism.init(rng.root(0)))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_wrong_calls(name):
+    call, words = CALLS[name]
+    with pytest.raises(ValueError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+
+
+def test_batch_statistics_are_found_by_the_check():
+    """Isolation is checked on real rows: batch normalisation inside a callback."""
+
+    def loss(params, example, key):
+        shape = jax.ShapeDtypeStruct((3,), jnp.float32)
+        centred = jax.pure_callback(
+            lambda x: x - x.mean(axis=0, keepdims=x.ndim > 1),
+            shape,
+            example["x"],
+            vmap_method="broadcast_all",
+        )
+        return jnp.vdot(params["w"], jax.lax.stop_gradient(centred))
+
+    clipper = clipping.clipped_grad(loss, l2_clip_norm=1.0)
+    with pytest.raises(ValueError, match="hands the whole batch to the host; use"):
+        clipper.check(PARAMS, BATCH)
