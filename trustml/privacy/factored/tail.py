@@ -79,25 +79,33 @@ def _embedding(eqn, ins) -> values_lib.Terms | None:
     numbers = eqn.params["dimension_numbers"]
     shape = eqn.outvars[0].aval.shape
     axes = numbers.scatter_dims_to_operand_dims
-    if (
-        len(axes) != 1
-        or tuple(numbers.inserted_window_dims) != tuple(axes)
-        or getattr(numbers, "operand_batching_dims", ())
-    ):
+    if getattr(numbers, "operand_batching_dims", ()):
         return None
-    (axis,) = axes
-    window = [shape[d] for d in range(len(shape)) if d != axis]
-    rows = shape[axis]
-    u, ids = updates.array, ids.array
+    # The extent of one update along every axis of the table.
+    u = updates.array
+    inserted = numbers.inserted_window_dims
+    windowed = [d for d in range(len(shape)) if d not in inserted]
+    part = dict.fromkeys(inserted, 1)
+    part |= {
+        d: u.shape[w]
+        for d, w in zip(windowed, numbers.update_window_dims, strict=True)
+    }
+    short = [d for d in range(len(shape)) if part[d] != shape[d]]
+    if len(short) != 1 or part[short[0]] != 1 or short[0] not in axes:
+        return None
+    (axis,) = short
+    rows, window = shape[axis], [shape[d] for d in range(len(shape)) if d != axis]
     places = [d for d in range(u.ndim) if d not in numbers.update_window_dims]
-    if [u.shape[d] for d in numbers.update_window_dims] != window:
-        return None
-    u = jnp.transpose(u, (*places, *numbers.update_window_dims))
-    u = u.reshape(-1, *window)
-    ids = ids.reshape(-1)
+    u = jnp.transpose(u, (*places, *numbers.update_window_dims)).reshape(-1, *window)
+    starts = ids.array.reshape(-1, len(axes))
+    row = starts[:, axes.index(axis)]
     if eqn.params["mode"] == lax.GatherScatterMode.CLIP:
-        ids = jnp.clip(ids, 0, rows - 1)
-    return (_row_axis_to(axis, Term(Scatter(ids, u, rows)), len(shape)),)
+        row = jnp.clip(row, 0, rows - 1)
+    else:  # an update that does not start at 0 along a full axis lies outside
+        others = [i for i, d in enumerate(axes) if d != axis]
+        outside = jnp.any(starts[:, others] != 0, axis=1)
+        row = jnp.where(outside, rows, row) if others else row
+    return (_row_axis_to(axis, Term(Scatter(row, u, rows)), len(shape)),)
 
 
 def _one_row(eqn, ins) -> values_lib.Terms | None:

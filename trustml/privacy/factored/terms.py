@@ -208,9 +208,10 @@ def contract(a, g, contracting, batch=((), ())) -> jax.Array:
 
 
 def same_dtype(a, g):
-    """Promotes two factors to their common type (float32 for bf16 with float32)."""
-    dtype = jnp.promote_types(a.dtype, g.dtype) if a.dtype != g.dtype else a.dtype
-    return a.astype(dtype), g.astype(dtype)
+    """Two factors of one type: their own, or float32 where they differ."""
+    if a.dtype == g.dtype:
+        return a, g
+    return a.astype(jnp.float32), g.astype(jnp.float32)
 
 
 def depth(product) -> int:
