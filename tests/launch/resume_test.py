@@ -109,7 +109,7 @@ def killed_and_resumed(reference, workdir, kills: int, seed: int) -> None:
     for number in range(kills):
         process = begin(workdir, place / "cache")
         if number == 3:  # any time from the start of Python on
-            time.sleep(dice.uniform(0, 5))
+            time.sleep(dice.uniform(0, 3))
             process.kill()
             process.communicate()
         else:
