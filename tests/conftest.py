@@ -26,6 +26,7 @@ for _name in ("JAX_COMPILATION_CACHE_DIR", "TRUSTML_CACHE"):
     os.environ.pop(_name, None)
 
 import beartype  # noqa: E402
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
@@ -36,6 +37,10 @@ _CHECKER = types.ModuleType("trustml_test_typechecker")
 _CHECKER.check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 sys.modules[_CHECKER.__name__] = _CHECKER
 jaxtyping.install_import_hook("trustml", f"{_CHECKER.__name__}.check")
+
+# Timing never decides a test.
+hypothesis.settings.register_profile("trustml", deadline=None)
+hypothesis.settings.load_profile("trustml")
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
