@@ -108,7 +108,6 @@ WRONG = [
     ({"train__num_devices": -1}, ["train.num_devices=-1", "0 = all"]),
     ({"report__epsilons": (1.0, 0.0)}, ["report.epsilons=0.0", "> 0"]),
     ({"report__epsilons": (1.0, 1.0)}, ["report.epsilons=(1.0, 1.0)", "repeats"]),
-    ({"report__seeds": 0}, ["report.seeds=0", ">= 1"]),
     ({"report__attack_examples": -1}, ["report.attack_examples=-1", ">= 0"]),
     ({"report__level": 1.0}, ["report.level=1.0", "between 0 and 1"]),
     ({"experiment": "trust_report"}, ["privacy.epsilon=8.0", "set report.epsilons"]),

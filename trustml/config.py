@@ -312,13 +312,11 @@ class ReportSpec:
 
     Attributes:
       epsilons: budgets trained at, beside the model without privacy.
-      seeds: runs per budget.
       attack_examples: members (and as many non-members) attacked; 0 = all there are.
       level: of every confidence interval, in (0, 1).
     """
 
     epsilons: tuple[float, ...] = (1.0, 8.0)
-    seeds: int = 1
     attack_examples: int = 0
     level: float = 0.95
 
@@ -329,7 +327,6 @@ class ReportSpec:
             _validate.fail(
                 "report.epsilons", self.epsilons, "repeats a budget", "name each once"
             )
-        _validate.integer_at_least("report.seeds", self.seeds, 1)
         _validate.integer_at_least(
             "report.attack_examples", self.attack_examples, 0, "0 takes all there are"
         )

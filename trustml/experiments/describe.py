@@ -44,6 +44,7 @@ def run_section(
     """
     tested = evaluate.predictions(task, trained.params, data.test)
     members = evaluate.predictions(task, trained.params, data.train)
+    others = evaluate.predictions(task, trained.params, data.valid)
     section = {
         "name": name,
         "private": trained.plan is not None,
@@ -51,7 +52,7 @@ def run_section(
         "expected_batch_size": config.train.batch_size,
         "curves": _curves(trained.rows),
         "test": _test(config, data, tested, baseline),
-        "membership": _membership(config, trained, members, tested),
+        "membership": _membership(config, trained, members, others),
         "cost": _cost(config, trained),
         "nonfinite_examples": trained.rows[-1].get("nonprivate/nonfinite", 0),
     }
@@ -106,7 +107,7 @@ def _test(config, data, tested, baseline) -> dict[str, Any]:
     return out
 
 
-def _membership(config, trained, members, tested) -> dict[str, Any]:
+def _membership(config, trained, members, others) -> dict[str, Any]:
     """The loss-threshold attack: were you in the training set?"""
     most = config.report.attack_examples
     rows = np.arange(len(members.losses))
@@ -114,7 +115,7 @@ def _membership(config, trained, members, tested) -> dict[str, Any]:
         rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[:most])
     attack = membership.loss_threshold(
         np.nan_to_num(members.losses[rows], nan=np.inf, posinf=1e30),
-        np.nan_to_num(tested.losses, nan=np.inf, posinf=1e30),
+        np.nan_to_num(others.losses, nan=np.inf, posinf=1e30),
     )
     if trained.plan is None:
         return membership.as_dict(attack)
