@@ -13,7 +13,7 @@ from trustml.experiments import build, describe, loop
 
 LIMITS = (
     "Membership was attacked with the loss threshold only; stronger attacks exist. "
-    "Non-members are the validation split, assumed to be drawn like the training split.",
+    "Non-members are the validation split, taken to be drawn like the training split.",
     "The guarantee covers the parameters and every intermediate update, in real "
     "arithmetic; floating-point sampling of the noise is not covered.",
     "Hyper-parameters were not chosen privately: their choice is not covered.",

@@ -87,8 +87,7 @@ def _embedding(eqn, ins) -> values_lib.Terms | None:
     windowed = [d for d in range(len(shape)) if d not in inserted]
     part = dict.fromkeys(inserted, 1)
     part |= {
-        d: u.shape[w]
-        for d, w in zip(windowed, numbers.update_window_dims, strict=True)
+        d: u.shape[w] for d, w in zip(windowed, numbers.update_window_dims, strict=True)
     }
     short = [d for d in range(len(shape)) if part[d] != shape[d]]
     if len(short) != 1 or part[short[0]] != 1 or short[0] not in axes:
