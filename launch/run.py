@@ -13,6 +13,7 @@ command, the configuration or the files it names ends before any computation, wi
 one sentence on stderr and exit code 2.
 """
 
+import fcntl
 import json
 import os
 import pathlib
@@ -183,13 +184,27 @@ def _execute(command: Command) -> None:
     """Runs the experiment; one that fails at the start leaves no directory behind."""
     made = not command.workdir.exists()
     claim(command.workdir, command.config)
+    lock = os.open(command.workdir, os.O_RDONLY)
     try:
+        _lock(lock, command.workdir)
         _experiment(command.config.experiment)(command.config, command.workdir)
     except Exception:
         if made and [p.name for p in command.workdir.iterdir()] == ["config.json"]:
             (command.workdir / "config.json").unlink()
             command.workdir.rmdir()
         raise
+    finally:
+        os.close(lock)
+
+
+def _lock(handle: int, workdir: pathlib.Path) -> None:
+    """Keeps other processes out of `workdir` until this one ends."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        bound = "is in use by another process"
+        cure = "wait for it to end, or choose another --workdir"
+        _validate.fail("workdir", str(workdir), bound, cure)
 
 
 def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -185,3 +185,13 @@ def test_as_a_program(tmp_path):
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: --config='nothing.py' is not there")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_workdir_in_use_is_refused(tmp_path):
+    first, second = (os.open(tmp_path, os.O_RDONLY) for _ in range(2))
+    run._lock(first, tmp_path)
+    with pytest.raises(ValueError, match="in use by another process; wait for it"):
+        run._lock(second, tmp_path)
+    os.close(first)
+    run._lock(second, tmp_path)
+    os.close(second)

@@ -136,6 +136,7 @@ def _split_tsv(text: str):
 
 
 def _split_csv(text: str, where: str):
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:

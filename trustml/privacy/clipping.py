@@ -212,14 +212,9 @@ def clipped_grad(
     def split_loss(train, frozen, example, key):
         return loss(trainable_lib.combine(train, frozen), example, key)
 
-    traced: dict = {}
-
     def prepared(train, frozen, batch, keys) -> trace.Factored:
-        signature = _signature((train, frozen, batch, keys))
-        if signature not in traced:
-            _check_loss(split_loss, train, frozen, batch, keys)
-            traced[signature] = trace.factored(split_loss, train, frozen, batch, keys)
-        return traced[signature]
+        _check_loss(split_loss, train, frozen, batch, keys)
+        return trace.factored(split_loss, train, frozen, batch, keys)
 
     def one_chunk(params, batch, mask, example_ids, key):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_ids)
@@ -258,6 +253,7 @@ def clipped_grad(
         )
 
     def explain(params, example):
+        params = jax.tree.map(jnp.asarray, params)
         train, frozen = trainable_lib.partition(params, trainable)
         batch = jax.tree.map(lambda x: jnp.asarray(x)[None], example)
         keys = jax.random.split(jax.random.key(0), 1)
@@ -367,14 +363,6 @@ def _zeros_like(aval):
     axes = aval.manual_axis_type
     varying = tuple(axes.varying) if axes is not None else ()
     return lax.pcast(zeros, varying, to="varying") if varying else zeros
-
-
-def _signature(tree):
-    leaves, treedef = jax.tree.flatten(tree)
-    avals = tuple(
-        (x.shape, str(x.dtype), jax.typeof(x).manual_axis_type) for x in leaves
-    )
-    return treedef, avals
 
 
 def _check_batch(batch, mask) -> int:

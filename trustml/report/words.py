@@ -239,6 +239,13 @@ def served_worse(runs: Sequence[Mapping[str, Any]]) -> Card:
         if judged:
             worst = min(judged, key=lambda row: row["value"])
             best = max(judged, key=lambda row: row["value"])
+            if len(judged) == 1:
+                points.append(
+                    f"By {kind}{where}: only {worst['name']} is large enough to judge, "
+                    f"{estimate(worst)}, so there is nothing to compare it with."
+                )
+                headline = headline or f"No two {kind} groups can be compared."
+                continue
             headline = headline or (
                 f"{_capital(kind)} {worst['name']}: {percent(worst['value'])} right"
                 f"{where}, against {percent(best['value'])} for {kind} {best['name']}."

@@ -142,11 +142,11 @@ def _notes(eqn, ins: list[Value], i: int) -> dict:
     ]
     size = math.prod(getattr(eqn.outvars[i].aval, "shape", ()))
     reasons = [v.reason for v in ins if v.reason]
-    if any(_outgrows_factors(v) for v in ins) and size >= max(sizes):
+    if any(_outgrows_factors(v) for v in ins) and size >= max(sizes, default=0):
         notes["reason"] = f"no rule for `{name}` of a product"
     elif name == "concatenate":
         pass  # no larger than its parts together
-    elif (len(sizes) > 1 or name in OPAQUE) and size > max(sizes):
+    elif (len(sizes) > 1 or name in OPAQUE) and size > max(sizes, default=0):
         notes["reason"] = f"no rule for `{name}`"
     elif reasons and size >= max(sizes, default=0):
         notes["reason"] = reasons[0]
