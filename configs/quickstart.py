@@ -4,6 +4,14 @@ Goal: the whole path in a few minutes on a laptop. Trains the same bag-of-words 
 without privacy and at epsilon = 8 and 1 (delta = 1e-5), attacks each by its losses,
 and writes report.html. Data: SNIPS (CC0, 13,084 utterances, 7 intents), in the package.
 Source of DP-SGD: Abadi et al. 2016, https://arxiv.org/abs/1607.00133
+Time: 65 s to 2 minutes on 2 shared cores, installation apart.
+
+Measured with `--config.seed=0` to 4, 2026-11-21: test accuracy (700 utterances), mean of
+5 seeds with 95% t-interval, and AUC of the loss-threshold attack (range over seeds):
+
+    without privacy   96.4% [95.9, 96.9]   0.566-0.571
+    epsilon = 8       96.5% [96.0, 96.9]   0.495-0.512
+    epsilon = 1       93.5% [92.9, 94.2]   0.495-0.504
 
     bash launch/run.sh --config=configs/quickstart.py
     bash launch/run.sh --config=configs/quickstart.py:smoke
