@@ -6,8 +6,8 @@ and writes report.html. Data: SNIPS (CC0, 13,084 utterances, 7 intents), in the 
 Source of DP-SGD: Abadi et al. 2016, https://arxiv.org/abs/1607.00133
 Time: 65 s to 2 minutes on 2 shared cores, installation apart.
 
-Measured with `--config.seed=0` to 4, 2026-11-21: test accuracy (700 utterances), mean of
-5 seeds with 95% t-interval, and AUC of the loss-threshold attack (range over seeds):
+Measured with `--config.seed=0` to 4, 2026-11-21: test accuracy (700 utterances), mean
+of 5 seeds with 95% t-interval, and AUC of the loss-threshold attack (range of seeds):
 
     without privacy   96.4% [95.9, 96.9]   0.566-0.571
     epsilon = 8       96.5% [96.0, 96.9]   0.495-0.512
