@@ -11,7 +11,7 @@ of 5 seeds with 95% t-interval, and AUC of the loss-threshold attack (range of s
 
     without privacy   96.4% [95.9, 96.9]   0.566-0.571
     epsilon = 8       96.5% [96.0, 96.9]   0.495-0.512
-    epsilon = 1       93.5% [92.9, 94.2]   0.495-0.504
+    epsilon = 1       93.5% [92.9, 94.1]   0.495-0.504
 
     bash launch/run.sh --config=configs/quickstart.py
     bash launch/run.sh --config=configs/quickstart.py:smoke
