@@ -253,7 +253,9 @@ def clipped_grad(
         )
 
     def explain(params, example):
-        params = jax.tree.map(jnp.asarray, params)
+        params = jax.tree.map(  # shapes alone will do
+            lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), params
+        )
         train, frozen = trainable_lib.partition(params, trainable)
         batch = jax.tree.map(lambda x: jnp.asarray(x)[None], example)
         keys = jax.random.split(jax.random.key(0), 1)
