@@ -31,21 +31,28 @@ def get_config(arg=""):
     cfg.model.width = 64
     cfg.model.hidden = ()
     cfg.model.bigrams = 8192  # hashed word pairs
+    cfg.model.pooling = "sqrtn"
     cfg.optimizer.name = "adam"
-    cfg.optimizer.learning_rate = 2e-2
+    cfg.optimizer.learning_rate = 1e-2
     cfg.optimizer.schedule = "constant"
     cfg.privacy.delta = 1e-5
-    cfg.privacy.l2_clip_norm = 1.0
+    cfg.privacy.l2_clip_norm = 0.1
     cfg.train.steps = 300
     cfg.train.batch_size = 1024
     cfg.train.physical_batch_size = 256
     cfg.train.eval_every = 60
     cfg.train.checkpoint_every = 100
     cfg.report.epsilons = (8.0, 1.0)
+    # Without privacy one would train otherwise: smaller batches, dropout.
+    cfg.baseline.learning_rate = 2e-3
+    cfg.baseline.steps = 600
+    cfg.baseline.batch_size = 256
+    cfg.baseline.dropout = 0.5
     if arg == "smoke":
         cfg.train.steps = 20
         cfg.train.eval_every = 10
         cfg.train.batch_size = 256
+        cfg.baseline.steps = 20
         cfg.train.physical_batch_size = 64
     return cfg
 

@@ -359,9 +359,14 @@ def main(argv):
     config = _CONFIG.value
     if config is None:
         raise app.UsageError("--config is missing; try configs/bench_dp_step.py.")
-    models = {n: s for n, s in config.models.items() if config.only in n}
+    asked = {"both"} | {k for k in ("cost", "time") if config[k]}
+    models = {
+        n: s
+        for n, s in config.models.items()
+        if config.only in n and s.measure in asked
+    }
     if not models:
-        names = ", ".join(config.models)
+        names = ", ".join(n for n, s in config.models.items() if s.measure in asked)
         raise app.UsageError(f"config.only={config.only!r} is in none of {names}.")
     start = time.perf_counter()
 

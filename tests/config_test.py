@@ -58,6 +58,8 @@ WRONG = [
     ({"model__hidden": (3, -1)}, ["model.hidden=-1", ">= 1"]),
     ({"model__hidden": ("a",)}, ["model.hidden='a'", "an integer"]),
     ({"model__dropout": 1.0}, ["model.dropout=1.0", "below 1"]),
+    ({"model__pooling": "sqrt"}, ["model.pooling='sqrt'", "'sqrtn'"]),
+    ({"model__pooling": "cls"}, ["model.pooling='cls'", "'bag'", "mean, sqrtn"]),
     ({"model__compute_dtype": "float16"}, ["model.compute_dtype", "bfloat16"]),
     ({"model__checkpoint": "no/dir"}, ["model.checkpoint='no/dir'", "looked for /"]),
     ({"model__name": "transformer", "model__heads": 3}, ["model.heads=3", "divide"]),
@@ -119,6 +121,10 @@ WRONG = [
         },
         ["privacy.enabled=False", "report.epsilons=()"],
     ),
+    ({"baseline__learning_rate": -1.0}, ["baseline.learning_rate=-1.0", "None takes"]),
+    ({"baseline__steps": 0}, ["baseline.steps=0", ">= 1"]),
+    ({"baseline__batch_size": 0}, ["baseline.batch_size=0", ">= 1"]),
+    ({"baseline__dropout": 1.0}, ["baseline.dropout=1.0", "below 1"]),
     ({"prvacy": 3}, ["'prvacy'"]),
 ]
 

@@ -37,6 +37,7 @@ DATASETS = (
 )
 VOCABULARIES = ("hashed", "train", "pretrained")
 MODELS = ("bag", "mlp", "cnn", "bilstm", "transformer", "bert")
+POOLINGS = ("mean", "sqrtn", "cls")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "lamb", "lion", "adagrad", "rmsprop")
 SCHEDULES = ("constant", "cosine", "linear")
@@ -46,6 +47,12 @@ METHODS = ("auto", "book_keeping", "vmap")
 SAMPLERS = ("poisson", "fixed_size", "shuffled")
 ACCOUNTANTS = ("pld", "rdp")
 BACKENDS = ("shard_map", "pmap")
+
+_POOLINGS_OF = {
+    "bag": ("mean", "sqrtn"),
+    "bert": ("mean", "cls"),
+    "transformer": ("mean", "cls"),
+}
 
 # The one relation under which the sampler's event is known; None: any.
 _RELATION_OF = {"fixed_size": "replace_one", "shuffled": "replace_special"}
@@ -115,6 +122,8 @@ class ModelSpec:
       hidden: widths of the hidden dense layers.
       channels: channels of the convolutions.
       bigrams: buckets of hashed word pairs ('bag'); 0 for single words only.
+      pooling: one of `POOLINGS`, from tokens to text: 'mean', 'sqrtn' ('bag': the sum
+        over the square root of the length) or 'cls' ('bert', 'transformer').
       dropout: probability of dropping a unit in training, in [0, 1).
       compute_dtype: of activations; parameters, norms, sums and noise are float32.
       checkpoint: directory in the Hugging Face layout ('bert').
@@ -129,6 +138,7 @@ class ModelSpec:
     hidden: tuple[int, ...] = (128,)
     channels: tuple[int, ...] = (16, 32)
     bigrams: int = 0
+    pooling: str = "mean"
     dropout: float = 0.0
     compute_dtype: str = "float32"
     checkpoint: str = ""
@@ -147,6 +157,12 @@ class ModelSpec:
                 _validate.integer_at_least(f"model.{field}", width, 1)
         cure = "0 uses single words only"
         _validate.integer_at_least("model.bigrams", self.bigrams, 0, cure)
+        _validate.one_of("model.pooling", self.pooling, POOLINGS)
+        allowed = _POOLINGS_OF.get(self.name, POOLINGS)
+        if self.pooling not in allowed:
+            bound = f"does not go with model.name={self.name!r}"
+            cure = f"choose one of {', '.join(allowed)}"
+            _validate.fail("model.pooling", self.pooling, bound, cure)
         _validate.in_half_open_interval("model.dropout", self.dropout, 0, 1)
         _validate.one_of("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
 
@@ -334,6 +350,38 @@ class ReportSpec:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BaselineSpec:
+    """How the run without privacy in a 'trust_report' differs; None: not at all.
+
+    Settings that suit noise and clipping are not those that one would choose without
+    them; a baseline held to them would understate the price of privacy.
+
+    Attributes:
+      learning_rate: in place of `optimizer.learning_rate`.
+      steps: in place of `train.steps`.
+      batch_size: in place of `train.batch_size`.
+      dropout: in place of `model.dropout`.
+    """
+
+    learning_rate: float | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    dropout: float | None = None
+
+    def __post_init__(self):
+        cure = "None takes that of the private runs"
+        if self.learning_rate is not None:
+            _validate.positive("baseline.learning_rate", self.learning_rate, cure)
+        for field in ("steps", "batch_size"):
+            if getattr(self, field) is not None:
+                value = getattr(self, field)
+                _validate.integer_at_least(f"baseline.{field}", value, 1, cure)
+        if self.dropout is not None:
+            name = "baseline.dropout"
+            _validate.in_half_open_interval(name, self.dropout, 0, 1, cure)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run, completely; every bound that needs no data has been checked.
 
@@ -346,6 +394,7 @@ class RunConfig:
       privacy: see `PrivacySpec`.
       train: see `TrainSpec`.
       report: see `ReportSpec`.
+      baseline: see `BaselineSpec`.
     """
 
     experiment: str = "train"
@@ -356,6 +405,7 @@ class RunConfig:
     privacy: PrivacySpec = dataclasses.field(default_factory=PrivacySpec)
     train: TrainSpec = dataclasses.field(default_factory=TrainSpec)
     report: ReportSpec = dataclasses.field(default_factory=ReportSpec)
+    baseline: BaselineSpec = dataclasses.field(default_factory=BaselineSpec)
 
     def __post_init__(self):
         _validate.one_of("experiment", self.experiment, EXPERIMENTS)

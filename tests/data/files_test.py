@@ -171,6 +171,37 @@ DEFECTS = {
         r"line 3 is not UTF-8 \(byte 0xe9 at offset 22\).*iconv",
     ),
     "utf-16": ("a.tsv", GOOD.encode("utf-16"), {}, "line 1 is not UTF-8"),
+    "semicolons": (
+        "a.csv",
+        "text;label\nhi;a\nyou;b\n",
+        {},
+        "line 1 is one field .* that holds semicolons; separate .csv by commas",
+    ),
+    "tabs in a csv": ("a.csv", GOOD, {}, "holds tabs; .* or rename the file"),
+    "commas in a tsv": (
+        "a.tsv",
+        "text,label\nhi,a\nyou,b\n",
+        {},
+        "holds commas; .*.tsv by tabs",
+    ),
+    "quoted header": (
+        "a.tsv",
+        '"text"\t"label"\n"hi"\t"a"\n"you"\t"b"\n',
+        {},
+        "wraps the column '\"text\"' in quotes.*save it without quotes",
+    ),
+    "quoted column": (
+        "a.tsv",
+        'text\tlabel\n"hi"\ta\n"you"\tb\n',
+        {},
+        "wraps the column 'text' in quotes",
+    ),
+    "twin labels": (
+        "a.tsv",
+        "text\tlabel\nhi\tgood\noh\tbad\nyou\tgood \n",
+        {},
+        "line 4 has label, and 'good' and 'good ' would be two classes; write both",
+    ),
     "column": (
         "a.tsv",
         GOOD,

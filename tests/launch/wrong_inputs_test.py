@@ -135,7 +135,10 @@ COMMANDS = {
     ),
     "trainable matches nothing": both(
         "privacy.trainable=haed/*",
-        words=("trainable=('haed/*',) selects no parameter", "one of output/bias"),
+        words=(
+            "privacy.trainable=('haed/*',) selects no parameter",
+            "one of output/bias",
+        ),
     ),
     "trust_report takes no epsilon": field(
         "privacy.epsilon", "3", "=3.0", "set report.epsilons", arg="report"
@@ -390,9 +393,9 @@ def linear(params, example, key):
     return jnp.vdot(params["w"], example["x"])
 
 
-def clip(loss=linear, params=PARAMS, batch=BATCH, mask=MASK, **options):
+def clip(loss=linear, params=PARAMS, batch=BATCH, mask=MASK, key=0, **options):
     options = {"l2_clip_norm": 1.0} | options
-    key = jax.random.key(0)
+    key = jax.random.key(key) if key is not None else None
     return clipping.clipped_grad(loss, **options)(params, batch, mask, key)
 
 
@@ -467,6 +470,18 @@ CALLS = {
     "a leaf without a batch axis": (
         lambda: clip(batch=BATCH | {"y": jnp.float32(1)}),
         ("batch['y'] has shape ()", "leading axis"),
+    ),
+    "a batch that is one array": (
+        lambda: clip(batch=jnp.ones((3, 3))),
+        ("batch has shape (3, 3)", "mask has 4 rows"),
+    ),
+    "no parameters": (
+        lambda: clip(params={}),
+        ("params={} holds no array to train", "task's init"),
+    ),
+    "no key": (
+        lambda: clip(key=None),
+        ("key=None is not one typed JAX key", "give jax.random.key(seed)"),
     ),
     "a collective in the loss": (
         in_a_named_axis,

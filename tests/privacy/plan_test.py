@@ -12,7 +12,7 @@ import pytest
 from dp_accounting import pld, rdp
 
 from trustml import rng
-from trustml.privacy import accounting, plan, sampling
+from trustml.privacy import accounting, calibration, plan, sampling
 
 Relation = dp_accounting.NeighboringRelation
 ADD, ONE, SPECIAL = (
@@ -351,7 +351,7 @@ def _lie(path):
 def _other_key(path):
     kept = json.loads(path.read_text())
     number = kept["value"] / 2
-    check = plan._hash([{"kind": "another"}, number])
+    check = calibration.digest([{"kind": "another"}, number])
     path.write_text(json.dumps({"key": {}, "value": number, "check": check}))
 
 

@@ -12,7 +12,17 @@ from trustml import intervals
 from trustml import report as report_lib
 from trustml.attacks import membership
 from trustml.fairness import groups
-from trustml.report import figures, frontier, html, schema, style, tables, words
+from trustml.report import (
+    drawing,
+    figures,
+    fmt,
+    frontier,
+    html,
+    schema,
+    style,
+    tables,
+    words,
+)
 
 CLASSES = ("GetWeather", "PlayMusic", "RateBook")
 
@@ -234,7 +244,7 @@ def test_words_are_honest(report):
     promised, leaks, costs, served = words.cards(schema.check(report))
     assert "each training utterance" in promised.headline
     # e^.998 * .01 + 1e-5 = .02714; the limit is rounded up.
-    assert any("at most 2.8%" in point for point in promised.points)
+    assert any("at most 2.72%" in point for point in promised.points)
     assert any("rules out almost nothing" in point for point in promised.points)
     assert promised.tone == "good"
     assert "with no privacy." in leaks.headline and "no proof" in leaks.headline
@@ -266,7 +276,8 @@ def test_one_leak_at_a_low_fpr_is_a_leak():
 @pytest.mark.parametrize(
     "value,text",
     [
-        (0.0271, "2.8%"),
+        (0.0271, "2.71%"),
+        (0.010203, "1.03%"),
         (0.027, "2.7%"),
         (0.99967, "99.97%"),
         (1.0, "100%"),
@@ -274,14 +285,14 @@ def test_one_leak_at_a_low_fpr_is_a_leak():
     ],
 )
 def test_limits_are_rounded_up_and_never_to_certainty(value, text):
-    assert words.percent_up(value) == text
+    assert fmt.percent_up(value) == text
 
 
 def test_numbers_read_well():
-    assert words.signed(-3.94) == "\u22123.9"
-    assert words.signed(-0.01) == "0.0"
-    assert words.scientific(1e-5) == "1e-5"
-    assert words.estimate({"value": 0.954, "lo": 0.93, "hi": 0.97}) == (
+    assert fmt.signed(-3.94) == "\u22123.9"
+    assert fmt.signed(-0.01) == "0.0"
+    assert fmt.scientific(1e-5) == "1e-5"
+    assert fmt.estimate({"value": 0.954, "lo": 0.93, "hi": 0.97}) == (
         "95.4% (93.0–97.0%)"
     )
     assert tables.seconds(0.021) == "21 ms"
@@ -310,7 +321,7 @@ def test_many_classes_stay_small(report):
 
 def test_colours_follow_the_theme_and_text_can_be_read():
     used = set(re.findall(r"var\((--\w+)", style.CSS))
-    used |= {f"--{name}" for name in figures.VARIABLES.values()}
+    used |= {f"--{name}" for name in drawing.VARIABLES.values()}
     for theme in (style.LIGHT, style.DARK):
         colors = dict(re.findall(r"(--\w+): (#\w{6})", theme))
         assert used <= set(colors)

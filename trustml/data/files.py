@@ -251,6 +251,7 @@ def _label_names(found, splits, label_names, column: str) -> tuple[str, ...]:
     names = tuple(str(name) for name in label_names)
     if not names:
         names = dataset.sort_labels(splits["path"].labels)
+        _refuse_twins(found["path"], splits["path"].labels, names, column)
     if len(set(names)) < 2 or len(set(names)) < len(names):
         table = found["path"]
         raise ValueError(
@@ -270,6 +271,19 @@ def _label_names(found, splits, label_names, column: str) -> tuple[str, ...]:
                 f"has {column}={label!r}, which is not among those of {where}; {hint}",
             )
     return names
+
+
+def _refuse_twins(table, labels, names: tuple[str, ...], column: str) -> None:
+    """Raises where two labels differ in blanks at their ends only: `good`, `good `."""
+    first: dict[str, str] = {}
+    for name in names:
+        twin = first.setdefault(name.strip(), name)
+        if twin != name:
+            raise table.error(
+                max(labels.index(twin), labels.index(name)),
+                f"has {column}, and {twin!r} and {name!r} would be two classes; write "
+                "both alike, or list both in label_names.",
+            )
 
 
 def _carve(splits, shares, seed: int, table: tables.Table):

@@ -3,7 +3,8 @@
 Every defect of a file is one sentence with its line: a row with too few fields, bytes
 that are not UTF-8, a header that names a column twice, JSON that does not parse.
 
-* `.tsv`: one header line; fields split at tabs, no quoting.
+* `.tsv`: one header line; fields split at tabs, no quoting: a file whose fields are all
+  wrapped in quotes is refused, as they would become part of the text.
 * `.csv`: one header line; commas, fields quoted with `"` where needed (RFC 4180).
 * `.jsonl`: one JSON object a line.
 
@@ -81,6 +82,8 @@ def read(path, field: str = "data.path") -> Table:
     else:
         fields = _split_csv(text, where) if kind[0] == ".csv" else _split_tsv(text)
         columns, rows, lines = _read_fields(fields, where)
+        if kind[0] == ".tsv":
+            _refuse_quotes(columns, rows, where)
     if not rows:
         raise ValueError(f"{where} holds no rows; give a file with examples.")
     return Table(where, columns, rows, lines, content)
@@ -90,6 +93,8 @@ def require(table: Table, field: str, column: str) -> None:
     """Raises if the table has no such column; the error names the nearest one."""
     if column in table.columns:
         return
+    if len(table.columns) == 1:  # a separator that the suffix does not promise
+        _refuse_separator(table)
     guess = _validate.nearest(column, table.columns)
     hint = f"; did you mean {guess!r}?" if guess else f"; set {field} to one of these."
     raise ValueError(
@@ -98,12 +103,33 @@ def require(table: Table, field: str, column: str) -> None:
     )
 
 
+def _refuse_separator(table: Table) -> None:
+    for mark, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
+        if mark in table.columns[0]:
+            raise ValueError(
+                f"{table.where} line 1 is one field ({table.columns[0]!r}) that holds "
+                f"{name}; separate .csv by commas and .tsv by tabs, or rename the file."
+            )
+
+
 def stem(path: pathlib.Path) -> str:
     """Name of a data file without `.gz` and its suffix: `a/b.tsv.gz` -> `b`."""
     name = path.name
     for suffix in (".gz", *SUFFIXES):
         name = name.removesuffix(suffix)
     return name
+
+
+def _refuse_quotes(columns, rows, where: str) -> None:
+    """Raises if some column has every field, or its name, wrapped in quotes."""
+    for name in columns:
+        fields = (name, *(row[name] for row in rows)) if rows else (name,)
+        wrapped = [len(f) > 1 and f[0] == f[-1] == '"' for f in fields]
+        if wrapped[0] or (rows and all(wrapped[1:])):
+            raise ValueError(
+                f"{where} wraps the column {name!r} in quotes, and in a .tsv these are "
+                "part of the text; save it without quotes, or as .csv with commas."
+            )
 
 
 def _unpack(content: bytes, where: str) -> bytes:

@@ -106,6 +106,7 @@ def task(config: config_lib.RunConfig, data: datasets.Dataset) -> Task:
             width=spec.width,
             hidden=spec.hidden,
             bigrams=spec.bigrams,
+            pooling=spec.pooling,
             dropout=spec.dropout,
         )
     if spec.name == "bilstm":
@@ -126,6 +127,7 @@ def task(config: config_lib.RunConfig, data: datasets.Dataset) -> Task:
         )
     shared = {
         "max_length": config.data.max_length,
+        "pooling": spec.pooling,
         "dropout": spec.dropout,
         "compute_dtype": spec.compute_dtype,
         "remat": spec.remat,

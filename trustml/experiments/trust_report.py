@@ -6,15 +6,23 @@ the text, and writes one report.
 
 Each budget has a directory of its own under the run's, with its own checkpoints, so a
 killed run continues in the middle of the budget it had reached.
+
+The run without privacy may have settings of its own (`config.baseline`). The price of a
+step is then taken from a few steps without privacy at the settings of the private runs,
+so that like is compared with like.
 """
 
 import dataclasses
 import pathlib
+import tempfile
+from typing import Any
 
 from trustml import config as config_lib
 from trustml import report
 from trustml.experiments import build, describe, loop
 from trustml.experiments.train import LIMITS, run_name
+
+_PRICE_STEPS = 20  # timed without privacy where the baseline has its own settings
 
 
 def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
@@ -27,13 +35,20 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         print(f"finished already; report: {workdir / 'report.html'}")
         return workdir / "report.html"
     data = build.dataset(config)
-    task = build.task(config, data)
-    sections, baseline, params = [], None, None
+    limits = list(LIMITS)
+    sections, baseline, task, params = [], None, None, None
     for variant in variants(config):  # the last budget may be out of reach
-        build.check(variant, data, task)
+        build.check(variant, data, build.task(variant, data))
     for variant in variants(config):
-        name = run_name(variant)
+        name, task = run_name(variant), build.task(variant, data)
         trained = loop.fit(variant, data, task, workdir / name, name=f"{name:>11}")
+        if not variant.privacy.enabled and _own_settings(config):
+            trained = trained._replace(cost=_price(config, data))
+            limits.append(
+                "The model without privacy was trained with settings that suit it "
+                f"({', '.join(_own_settings(config))}); time, memory and arithmetic "
+                "are compared at the settings of the private models."
+            )
         section, tested = describe.run_section(
             name, variant, data, task, trained, baseline=baseline
         )
@@ -43,7 +58,7 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         params = trained.params
     title = f"Trust report: {config.model.name} on {data.name}"
     page = describe.frame(title, config, data, task, params)
-    page |= {"runs": sections, "limits": list(LIMITS)}
+    page |= {"runs": sections, "limits": limits}
     path = report.write(workdir, page)
     for section in sections:
         accuracy, attack = section["test"]["accuracy"], section["membership"]
@@ -59,16 +74,50 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
 
 def variants(config: config_lib.RunConfig) -> list[config_lib.RunConfig]:
     """The run without privacy, then one for each budget, largest first."""
-    changes: list[dict] = [
-        {"enabled": False, "epsilon": None, "noise_multiplier": None}
+    private = [
+        _with_privacy(config, enabled=True, epsilon=epsilon)
+        for epsilon in sorted(config.report.epsilons, reverse=True)
     ]
-    for epsilon in sorted(config.report.epsilons, reverse=True):
-        changes.append({"enabled": True, "epsilon": epsilon, "noise_multiplier": None})
-    return [
-        dataclasses.replace(
-            config,
-            experiment="train",
-            privacy=dataclasses.replace(config.privacy, **change),
-        )
-        for change in changes
-    ]
+    return [_baseline(config), *private]
+
+
+def _with_privacy(config: config_lib.RunConfig, **change) -> config_lib.RunConfig:
+    privacy = dataclasses.replace(config.privacy, noise_multiplier=None, **change)
+    return dataclasses.replace(config, experiment="train", privacy=privacy)
+
+
+def _baseline(config: config_lib.RunConfig) -> config_lib.RunConfig:
+    """The run without privacy, with the settings of `config.baseline`."""
+    own, plain = config.baseline, _with_privacy(config, enabled=False, epsilon=None)
+
+    def changed(part: Any, *fields: str) -> Any:
+        values = {name: getattr(own, name) for name in fields}
+        values = {name: value for name, value in values.items() if value is not None}
+        return dataclasses.replace(part, **values)
+
+    return dataclasses.replace(
+        plain,
+        train=changed(plain.train, "steps", "batch_size"),
+        optimizer=changed(plain.optimizer, "learning_rate"),
+        model=changed(plain.model, "dropout"),
+    )
+
+
+def _own_settings(config: config_lib.RunConfig) -> list[str]:
+    """What `config.baseline` changes, in words: ['steps 600', 'dropout 0.5']."""
+    own = dataclasses.asdict(config.baseline).items()
+    return [f"{k.replace('_', ' ')} {v:g}" for k, v in own if v is not None]
+
+
+def _price(config: config_lib.RunConfig, data) -> loop.Cost:
+    """The cost of a step without privacy at the settings of the private runs."""
+    plain = _with_privacy(config, enabled=False, epsilon=None)
+    steps = min(_PRICE_STEPS, plain.train.steps)
+    few = dataclasses.replace(
+        plain.train, steps=steps, log_every=5, eval_every=0, checkpoint_every=0
+    )
+    optimizer = dataclasses.replace(plain.optimizer, warmup_steps=0)
+    plain = dataclasses.replace(plain, train=few, optimizer=optimizer)
+    with tempfile.TemporaryDirectory() as folder:
+        place = pathlib.Path(folder)
+        return loop.fit(plain, data, build.task(plain, data), place, quiet=True).cost

@@ -42,6 +42,11 @@ def hash_pairs(tokens: jax.Array, buckets: int) -> jax.Array:
     return (mixed % jnp.uint32(buckets)).astype(jnp.int32)
 
 
+POOLINGS = ("mean", "sqrtn")
+# Small: a text's features hold what was learnt, and no random projection of its words.
+_INITIAL_STDDEV = 0.01
+
+
 class Network(nn.Module):
     """The module behind `task`."""
 
@@ -50,13 +55,18 @@ class Network(nn.Module):
     width: int
     hidden: tuple[int, ...]
     bigrams: int
+    pooling: str
     activation: str
     dropout: float
     train: bool = False
 
     def setup(self):
         """One table for tokens and bigrams, the hidden layers, the head."""
-        self.table = nn.Embed(self.vocab_size + self.bigrams, self.width)
+        self.table = nn.Embed(
+            self.vocab_size + self.bigrams,
+            self.width,
+            embedding_init=nn.initializers.normal(_INITIAL_STDDEV),
+        )
         self.dense = [nn.Dense(width) for width in self.hidden]
         self.output = nn.Dense(self.num_classes)
         self.drop = nn.Dropout(self.dropout, deterministic=not self.train)
@@ -73,7 +83,10 @@ class Network(nn.Module):
     def head(self, embeddings, example):
         """Log-probabilities float32[C]."""
         _, mask = layers.tokens_and_mask(example)
-        x = self.drop(layers.masked_mean(embeddings, mask))
+        x = layers.masked_mean(embeddings, mask)
+        if self.pooling == "sqrtn":
+            x = x * jnp.sqrt(jnp.sum(mask).astype(jnp.float32))
+        x = self.drop(x)
         for dense in self.dense:
             x = self.drop(layers.ACTIVATIONS[self.activation](dense(x)))
         return jax.nn.log_softmax(self.output(x))
@@ -90,6 +103,7 @@ def task(
     width: int = 64,
     hidden: Sequence[int] = (64,),
     bigrams: int = 0,
+    pooling: str = "mean",
     activation: str = "relu",
     dropout: float = 0.0,
 ) -> task_lib.Task:
@@ -101,6 +115,8 @@ def task(
       width: D, width of an embedding.
       hidden: widths of hidden layers; empty for a linear classifier of the mean.
       bigrams: buckets for hashed pairs of neighbouring tokens; 0 leaves them out.
+      pooling: 'mean' over the tokens, or 'sqrtn', their sum over the square root of
+        their number, which keeps gradients of short and long texts alike in size.
       activation: a name of `layers.ACTIVATIONS`.
       dropout: rate on the mean and after every hidden layer, in training only.
 
@@ -114,6 +130,7 @@ def task(
         _validate.integer_at_least("model.width", width, 1),
         layers.sizes("model.hidden", hidden),
         _validate.integer_at_least("model.bigrams", bigrams, 0),
+        _validate.one_of("model.pooling", pooling, POOLINGS),
         _validate.one_of("model.activation", activation, layers.ACTIVATIONS),
         layers.dropout_rate("model.dropout", dropout),
     )

@@ -227,6 +227,7 @@ def clipped_grad(
 
     def fn(params, batch, mask, key, example_ids=None):
         mask = jnp.asarray(mask)
+        _check_key(key)
         num_rows = _check_batch(batch, mask)
         if example_ids is None:
             example_ids = jnp.arange(num_rows, dtype=jnp.uint32)
@@ -376,12 +377,22 @@ def _check_batch(batch, mask) -> int:
     for path, x in jax.tree_util.tree_leaves_with_path(batch):
         shape = jnp.shape(x)
         if not shape or shape[0] != mask.shape[0]:
+            name = f"batch['{trainable_lib.path_of(path)}']" if path else "batch"
             raise ValueError(
-                f"batch['{trainable_lib.path_of(path)}'] has shape {shape}, but the "
+                f"{name} has shape {shape}, but the "
                 f"mask has {mask.shape[0]} rows; every leaf needs the leading axis "
                 f"[{mask.shape[0]}, ...]."
             )
     return mask.shape[0]
+
+
+def _check_key(key) -> None:
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.shape:
+        raise ValueError(
+            f"key={key!r} is not one typed JAX key; give jax.random.key(seed), also to "
+            "a loss without randomness."
+        )
 
 
 def _check_loss(split_loss, train, frozen, batch, keys) -> None:

@@ -7,10 +7,7 @@ with z = `noise_multiplier`, C = `l2_clip_norm`, S = the clipper's own sensitivi
 Noise is made from the plan and epsilon from the plan's event, so no number is typed
 twice, and pairs that do not match raise when the plan is built.
 
-Exactly one of z and epsilon is given. A given epsilon is solved for z, in logarithms of
-both: start from RDP, correct by PLD until 0.9995 target <= epsilon <= target; never
-above it. z has six significant digits and is the same on every run; searches and
-evaluations are kept in `cache_dir`, if there is one.
+Exactly one of z and epsilon is given; a given epsilon is solved for z (`calibration`).
 
 Example::
 
@@ -22,27 +19,14 @@ Example::
     print(made.explain())
 """
 
-import functools
-import hashlib
-import json
-import math
 import os
-import pathlib
-import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import optimize
 
 from trustml import _validate
-from trustml.privacy import accounting, noise, sampling
-
-# A calibrated epsilon lies in [_ACCEPT, 1] times the target; the search aims between.
-_ACCEPT, _AIM = 0.9995, 0.99975
-_SEARCH_VERSION = 1
-_SMALLEST, _LARGEST = 0.03, 1e6  # noise multipliers that are searched
-_MOST_EVALUATIONS = 60
+from trustml.privacy import accounting, calibration, noise, sampling
 
 
 class Plan(NamedTuple):
@@ -152,9 +136,8 @@ def make(
             "privacy.accountant", accountant, f"does not fit: {reason}", cure
         )
 
-    evaluate = functools.partial(_evaluate, relation=relation, cache_dir=cache_dir)
     if epsilon is not None:
-        z = _calibrate(
+        z = calibration.calibrate(
             lambda z: event_of(z, steps),
             epsilon,
             delta,
@@ -188,7 +171,9 @@ def make(
         at = default_delta if delta is None else accounting.check_delta(delta)
         by = default_accountant if accountant is None else accountant
         if (count, at, by) not in memory:
-            memory[count, at, by] = evaluate(event(count), at, accountant=by)
+            memory[count, at, by] = calibration.evaluate(
+                event(count), at, relation, by, cache_dir
+            )
         return memory[count, at, by]
 
     def curve(at_steps: Iterable[int]) -> np.ndarray:
@@ -224,7 +209,7 @@ def make(
         epsilon_curve=curve,
         mechanism=noise.gaussian(z * norm),
         sampler=sampler,
-        digest=_hash(identity),
+        digest=calibration.digest(identity),
         explain=lambda: _explain(made, clipper, norm),
     )
     return made
@@ -246,204 +231,10 @@ def _step(step: int, steps: int, lowest: int = 0) -> int:
     return number
 
 
-def _evaluate(
-    event: accounting.Event,
-    delta: float,
-    *,
-    relation: accounting.Relation,
-    accountant: str,
-    cache_dir: str | os.PathLike | None,
-) -> float:
-    def compute() -> float:
-        return accounting.epsilon(event, delta, relation, accountant)
-
-    key = _cache_key("epsilon", event, delta, relation, accountant)
-    return _cached(cache_dir, key, compute)
-
-
-def _calibrate(
-    event_of: Callable[[float], accounting.Event],
-    target: float,
-    delta: float,
-    relation: accounting.Relation,
-    accountant: str,
-    cache_dir: str | os.PathLike | None,
-) -> float:
-    cure = "ask for an epsilon such as 1.0 or 8.0"
-    target = _validate.positive("privacy.epsilon", target, cure)
-
-    def exact(z: float) -> float:
-        return _evaluate(
-            event_of(z), delta, relation=relation, accountant=accountant,
-            cache_dir=cache_dir,
-        )  # fmt: skip
-
-    def rough(z: float) -> float:
-        return accounting.rough_epsilon(event_of(z), delta, relation)
-
-    def search() -> float:
-        return _search(rough, exact, target, delta)
-
-    key = _cache_key("calibrate", event_of(1.0), delta, relation, accountant)
-    key |= {"target": target, "search": _SEARCH_VERSION}
-    return _cached(cache_dir, key, search)
-
-
-def _search(
-    rough: Callable[[float], float],
-    exact: Callable[[float], float],
-    target: float,
-    delta: float,
-) -> float:
-    """A z of six digits whose epsilon is in [_ACCEPT, 1] * target, next to smallest.
-
-    x = log z, y = log epsilon: first x from the rough estimate, second by its slope,
-    then by interpolation of x over y through the last three points, always inside the
-    bracket known so far, and by bisection where that does not help.
-    """
-    low, high = math.log(_SMALLEST), math.log(_LARGEST)
-    aim = math.log(_AIM * target)
-    points: list[tuple[float, float]] = []
-    too_little_noise, enough = False, None
-
-    def excess(x: float) -> float:
-        return _log(rough(math.exp(x))) - aim
-
-    if excess(low) > 0 > excess(high):
-        x = optimize.brentq(excess, low, high, xtol=1e-4)
-    else:
-        x = 0.0
-    slope = min((excess(x + 0.05) - excess(x - 0.05)) / 0.1, -0.5)
-    for attempt in range(_MOST_EVALUATIONS):
-        z = float(f"{math.exp(x):.6g}")
-        x, found = math.log(z), exact(z)
-        if _ACCEPT * target <= found <= target:
-            return z
-        if found > target:
-            low, too_little_noise = max(low, x), True
-        else:
-            high, enough = min(high, x), z
-        if high - low < 2e-6:
-            break
-        points = [*points[-2:], (x, _log(found))]
-        if len(points) == 1:
-            step = (aim - points[0][1]) / slope
-        else:
-            step = _interpolate(points, aim) - x
-        # A step of more than a factor of 2 trusts the curve too far from where it is
-        # known, unless nothing better is known yet.
-        x += min(max(step, -0.7), 0.7) if attempt else step
-        if not low < x < high or attempt > 8:
-            x = (low + high) / 2
-        if attempt > 8 and not too_little_noise:
-            x = low
-        elif attempt > 8 and enough is None:
-            x = high
-    if enough is not None and too_little_noise:
-        # Epsilon drops from above to below the target within the last digits of z (it
-        # may fall to 0 at once): the first z below keeps the promise.
-        return enough
-    _validate.fail(
-        "privacy.epsilon",
-        target,
-        f"is out of reach at delta={delta:g}: every noise multiplier from "
-        f"{_SMALLEST:g} to {_LARGEST:g} gives "
-        + ("a larger one" if enough is None else "a smaller one"),
-        "ask for another epsilon, change delta, the number of steps or the batch size",
-    )
-
-
-def _interpolate(points: list[tuple[float, float]], y: float) -> float:
-    """The x at y of the polynomial through (y_i, x_i), by Lagrange's formula."""
-    known = {at: x for x, at in points}
-    return sum(
-        x * math.prod((y - other) / (at - other) for other in known if other != at)
-        for at, x in known.items()
-    )
-
-
-def _unreachable(
-    target: float, delta: float, z: float, exact: Callable[[float], float]
-) -> None:
-    if z < 0.999 * _LARGEST:
-        # epsilon(z) drops to 0 within the last digits of z: z itself keeps the promise.
-        if exact(z) <= target:
-            return
-    _validate.fail(
-        "privacy.epsilon",
-        target,
-        f"is out of reach at delta={delta:g} with any noise multiplier from "
-        f"{_SMALLEST:g} to {_LARGEST:g}",
-        "ask for another epsilon, raise delta, train for fewer steps or sample less",
-    )
-
-
-def _log(value: float) -> float:
-    return math.log(min(max(value, 1e-12), 1e12))
-
-
 def _rule_name(rule: Any) -> str:
     if isinstance(rule, str) or not callable(rule):
         return str(rule)
     return f"{rule.__module__}.{rule.__qualname__}"
-
-
-def _cache_key(
-    kind: str,
-    event: accounting.Event,
-    delta: float,
-    relation: accounting.Relation,
-    accountant: str,
-) -> dict[str, Any]:
-    return {
-        "kind": kind,
-        "event": accounting.describe(event),
-        "delta": delta,
-        "relation": relation.name,
-        "accountant": accountant,
-        "version": accounting.VERSION,
-        "discretization": accounting.DISCRETIZATION,
-    }
-
-
-def _hash(content: Any) -> str:
-    text = json.dumps(content, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _cached(
-    cache_dir: str | os.PathLike | None,
-    key: dict[str, Any],
-    compute: Callable[[], float],
-) -> float:
-    """The number kept under `key`, or `compute()`, which is then kept.
-
-    A file that cannot be read, or does not vouch for its number, counts as absent; a
-    directory that cannot be written to costs time only.
-    """
-    if cache_dir is None:
-        return compute()
-    path = pathlib.Path(cache_dir) / f"{_hash(key)}.json"
-    try:
-        kept = json.loads(path.read_text())
-        number = float(kept["value"])
-        if kept["check"] == _hash([key, number]) and not math.isnan(number):
-            return number
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    number = float(compute())
-    record = {"key": key, "value": number, "check": _hash([key, number])}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Written whole beside its place and then moved there: never half a file.
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, suffix=".part", delete=False
-        ) as file:
-            json.dump(record, file)
-        os.replace(file.name, path)
-    except OSError:
-        pass
-    return number
 
 
 def _explain(made: Plan, clipper: Any, norm: float) -> str:

@@ -38,8 +38,14 @@ def partition(params: Any, trainable: Selection) -> tuple[Any, Any]:
     """Splits `params` into (trainable, frozen), each with None for the other's leaves.
 
     Raises:
-      ValueError: if no leaf is selected, or a selected leaf is not of floats.
+      ValueError: if there is no leaf, none is selected, or a selected leaf is not of
+        floats.
     """
+    if not jax.tree.leaves(params):
+        raise ValueError(
+            f"params={params!r} holds no array to train; give the parameters that "
+            "the loss takes, as made by the task's init."
+        )
     chosen = selector(trainable)
     train = jax.tree_util.tree_map_with_path(
         lambda path, x: x if chosen(path_of(path)) else None, params
@@ -50,7 +56,7 @@ def partition(params: Any, trainable: Selection) -> tuple[Any, Any]:
     flat = jax.tree_util.tree_leaves_with_path(train)
     if not flat:
         raise ValueError(
-            f"trainable={trainable!r} selects no parameter; "
+            f"privacy.trainable={trainable!r} selects no parameter; "
             f"give a pattern that matches one of {_some_paths(params)}."
         )
     for path, leaf in flat:
@@ -58,8 +64,8 @@ def partition(params: Any, trainable: Selection) -> tuple[Any, Any]:
         if not jax.dtypes.issubdtype(dtype, jax.numpy.floating):
             raise ValueError(
                 f"parameter '{path_of(path)}' has dtype {dtype}, and only floats can "
-                "be trained; leave it out with `trainable` or make it part of the "
-                "example."
+                "be trained; leave it out by `privacy.trainable` or make it part of "
+                "the example."
             )
     return train, frozen
 

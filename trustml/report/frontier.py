@@ -25,7 +25,7 @@ import numpy as np
 
 from trustml import intervals
 from trustml import report as report_lib
-from trustml.report import figures, schema, style, tables, words
+from trustml.report import figures, fmt, schema, style, tables
 
 Points = Sequence[Mapping[str, Any]]
 HEAD = ("setting", "ε", "δ", "test accuracy", "seeds", "time per step", "frontier")
@@ -189,8 +189,8 @@ def _rows(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         (
             entry["name"],
             "no privacy" if entry["epsilon"] is None else f"{entry['epsilon']:.3g}",
-            tables.NONE if entry["delta"] is None else words.scientific(entry["delta"]),
-            words.estimate(entry),
+            tables.NONE if entry["delta"] is None else fmt.scientific(entry["delta"]),
+            fmt.estimate(entry),
             str(entry["seeds"]),
             tables.NONE
             if entry["seconds_per_step"] is None

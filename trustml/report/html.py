@@ -15,7 +15,7 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from trustml.report import figures, schema, style, tables, words
+from trustml.report import figures, fmt, schema, style, tables, words
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -127,7 +127,7 @@ def _majority(runs) -> str:
     for run in runs:
         value = schema.number(run, "test", "majority_baseline")
         if value is not None:
-            return f" Naming the commonest class always: {words.percent(value)}."
+            return f" Naming the commonest class always: {fmt.percent(value)}."
     return ""
 
 

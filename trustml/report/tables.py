@@ -13,7 +13,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trustml.report import schema, words
+from trustml.report import fmt, schema, words
 
 Runs = Sequence[Mapping[str, Any]]
 NONE = "\u2013"
@@ -86,7 +86,7 @@ def accuracy(runs: Runs) -> str:
         ("interval", lambda r: _text(r, "test", "accuracy", "method")),
         (
             "baseline: commonest class",
-            lambda r: words.percent(schema.number(r, "test", "majority_baseline")),
+            lambda r: fmt.percent(schema.number(r, "test", "majority_baseline")),
         ),
     )
     return _by_run(runs, rows, "Accuracy", needs=("test",))
@@ -117,7 +117,10 @@ def membership(runs: Runs) -> str:
     rows += [
         ("members scored", lambda r: _number(r, "membership", "n_members", digits=9)),
         ("others scored", lambda r: _number(r, "membership", "n_nonmembers", digits=9)),
-        ("tied scores", lambda r: words.percent(_get(r, "membership", "tie_fraction"))),
+        (
+            "tied scores",
+            lambda r: fmt.percent(_get(r, "membership", "tie_fraction")),
+        ),
     ]
     return _by_run(
         runs,
@@ -228,7 +231,7 @@ def _number(tree: Any, *path: str, digits: int = 3) -> str:
 
 def _scientific(tree: Any, *path: str) -> str:
     value = schema.number(tree, *path)
-    return NONE if value is None else words.scientific(value)
+    return NONE if value is None else fmt.scientific(value)
 
 
 def _text(tree: Any, *path: str) -> str:
@@ -247,14 +250,14 @@ def _relation(run: Mapping[str, Any]) -> str:
 
 def _estimate(tree: Any, *path: str) -> str:
     entry = schema.get(tree, *path) if path else tree
-    return NONE if schema.number(entry, "value") is None else words.estimate(entry)
+    return NONE if schema.number(entry, "value") is None else fmt.estimate(entry)
 
 
 def _change(tree: Any) -> str:
     change = schema.get(tree, "change")
     if schema.number(change, "value") is None:
         return NONE
-    return words.points_change(change).replace(" points", "")
+    return fmt.points_change(change).replace(" points", "")
 
 
 def _auc(run: Mapping[str, Any]) -> str:
@@ -274,7 +277,7 @@ def _tpr(run: Mapping[str, Any], fpr: str) -> str:
     star = "*" if point.get("low_resolution") else ""
     achieved = schema.number(point, "achieved_fpr")
     at = "" if achieved is None else f" at {100 * achieved:.3g}%"
-    return words.estimate({**point, "value": point.get("tpr")}) + at + star
+    return fmt.estimate({**point, "value": point.get("tpr")}) + at + star
 
 
 def seconds(value: float) -> str:

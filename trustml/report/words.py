@@ -13,13 +13,12 @@ Example::
         print(card.question, card.headline, *card.points)
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trustml.attacks import metrics
-from trustml.report import schema
+from trustml.report import fmt, schema
 
 RELATIONS = {
     "add_or_remove_one": "adding or removing one example",
@@ -79,9 +78,9 @@ def promised(runs: Sequence[Mapping[str, Any]]) -> Card:
             continue
         limit = float(metrics.tpr_bound(0.01, eps, delta))
         points.append(
-            f"{names[run['name']]} ({eps:.3g} spent, δ = {scientific(delta)}): whoever "
-            "guesses who was in the training data and wrongly accuses 1% finds at most "
-            f"{percent_up(limit)} of those who were"
+            f"{names[run['name']]} ({eps:.3g} spent, δ = {fmt.scientific(delta)}): "
+            "whoever guesses who was in the training data and wrongly accuses 1% finds "
+            f"at most {fmt.percent_up(limit)} of those who were"
             + (
                 ", which on its own rules out almost nothing."
                 if limit > 0.5
@@ -105,7 +104,7 @@ def promised(runs: Sequence[Mapping[str, Any]]) -> Card:
     headline = f"Differential privacy for {re.sub('^one ', 'each ', unit)}, with "
     return Card(
         question,
-        headline + _listed([names[run["name"]] for run in private]) + ".",
+        headline + fmt.listed([names[run["name"]] for run in private]) + ".",
         tuple(points),
         tuple(more),
         "good" if all(secret) else "warn",
@@ -128,7 +127,7 @@ def leaks(runs: Sequence[Mapping[str, Any]]) -> Card:
     for run in attacked:
         result, name = run["membership"], names[run["name"]]
         lo, hi = interval_of(result)
-        text = f"{_capital(name)}: "
+        text = f"{fmt.capital(name)}: "
         if leak_detected(result):
             found.append(name)
             text += "leak detected"
@@ -140,7 +139,7 @@ def leaks(runs: Sequence[Mapping[str, Any]]) -> Card:
         points.append(text + ", chance is 0.5" + _at_low_fpr(result) + ".")
         if hi is not None and hi < 0.5:
             more.append(
-                f"{_capital(name)}: the AUC is below chance, by accident or because "
+                f"{fmt.capital(name)}: the AUC is below chance, by accident or because "
                 "members and non-members differ in something other than membership."
             )
     first = attacked[0]["membership"]
@@ -153,20 +152,20 @@ def leaks(runs: Sequence[Mapping[str, Any]]) -> Card:
     )
     missing = [names[run["name"]] for run in runs if run not in attacked]
     if missing:
-        points.append(f"Not attacked: {_listed(missing)}.")
+        points.append(f"Not attacked: {fmt.listed(missing)}.")
     clear = [names[run["name"]] for run in attacked if names[run["name"]] not in found]
     if not found:
         headline = f"The {attack} attack detected no leak; "
         headline += "that is no proof that there is none."
     elif clear:
         headline = (
-            f"The {attack} attack detects training examples with {_listed(found)}. "
-            f"With {_listed(clear)} it detected none, which is no proof that nothing "
-            "leaks."
+            f"The {attack} attack detects training examples with {fmt.listed(found)}. "
+            f"With {fmt.listed(clear)} it detected none, which is no proof that "
+            "nothing leaks."
         )
     else:
         headline = (
-            f"The {attack} attack detects training examples with {_listed(found)}."
+            f"The {attack} attack detects training examples with {fmt.listed(found)}."
         )
     return Card(
         question, headline, tuple(points), tuple(more), "warn" if found else "plain"
@@ -181,19 +180,19 @@ def costs(runs: Sequence[Mapping[str, Any]]) -> Card:
     for run in runs:
         parts, test = [], schema.get(run, "test", default={})
         if schema.number(test, "accuracy", "value") is not None:
-            parts.append(f"{estimate(test['accuracy'])} right")
+            parts.append(f"{fmt.estimate(test['accuracy'])} right")
             change = schema.get(test, "change")
             if run is not base and schema.number(change, "value") is not None:
-                parts[-1] += f", {points_change(change)}"
+                parts[-1] += f", {fmt.points_change(change)}"
         price = [
             f"{value:.2f}× the {what}"
             for key, what in schema.COST.items()
             if run is not base and (value := schema.ratio(run, base, key)) is not None
         ]
         if price:
-            parts.append(_listed(price))
+            parts.append(fmt.listed(price))
         if parts:
-            points.append(f"{_capital(names[run['name']])}: {'; '.join(parts)}.")
+            points.append(f"{fmt.capital(names[run['name']])}: {'; '.join(parts)}.")
     majority = next(
         (
             value
@@ -203,21 +202,23 @@ def costs(runs: Sequence[Mapping[str, Any]]) -> Card:
         None,
     )
     if majority is not None:
-        points.append(f"Always naming the commonest class: {percent(majority)} right.")
+        points.append(
+            f"Always naming the commonest class: {fmt.percent(majority)} right."
+        )
     before, after = (
         schema.number(run, "test", "accuracy", "value") for run in (base, last)
     )
     if last is not base and before is not None and after is not None:
-        lost = 100 * (before - after)
+        lost, change = 100 * (before - after), (before, after)
         headline = (
             f"{abs(lost):.1f} points of accuracy {'lost' if lost >= 0 else 'gained'} "
-            f"with {names[last['name']]} ({percent(before)} to {percent(after)})"
+            f"with {names[last['name']]} ({' to '.join(map(fmt.percent, change))})"
         )
         slower = schema.ratio(last, base, "seconds_per_step")
         if slower is not None:
             headline += f"; a step takes {slower:.2f}× the time"
     elif after is not None:
-        headline = f"{_capital(names[last['name']])}: {percent(after)} right"
+        headline = f"{fmt.capital(names[last['name']])}: {fmt.percent(after)} right"
         headline += "; the price is not known, as there is no other run to compare with"
     else:
         headline = "Not measured: there is no test accuracy"
@@ -242,21 +243,24 @@ def served_worse(runs: Sequence[Mapping[str, Any]]) -> Card:
             if len(judged) == 1:
                 points.append(
                     f"By {kind}{where}: only {worst['name']} is large enough to judge, "
-                    f"{estimate(worst)}, so there is nothing to compare it with."
+                    f"{fmt.estimate(worst)}, so there is nothing to compare it with."
                 )
                 headline = headline or f"No two {kind} groups can be compared."
                 continue
+            low, high = fmt.percent(worst["value"]), fmt.percent(best["value"])
             headline = headline or (
-                f"{_capital(kind)} {worst['name']}: {percent(worst['value'])} right"
-                f"{where}, against {percent(best['value'])} for {kind} {best['name']}."
+                f"{fmt.capital(kind)} {worst['name']}: {low} right{where}, against "
+                f"{high} for {kind} {best['name']}."
             )
-            text = f"By {kind}{where}: lowest {worst['name']}, {estimate(worst)}"
+            text = f"By {kind}{where}: lowest {worst['name']}, {fmt.estimate(worst)}"
             gap = schema.get(last, "test", gap_key, default={})
             points.append(text + _gap(gap) + ".")
             change = _most_changed(kind, judged)
             if change:
                 (points if kind == "class" else more).append(change)
-            more.append(f"Highest by {kind}{where}: {best['name']}, {estimate(best)}.")
+            more.append(
+                f"Highest by {kind}{where}: {best['name']}, {fmt.estimate(best)}."
+            )
         if small:
             more.append(
                 f"{small} {kind} group{'s are' if small > 1 else ' is'} too small to "
@@ -267,7 +271,7 @@ def served_worse(runs: Sequence[Mapping[str, Any]]) -> Card:
     if rows and base is not last:
         worst = min(rows, key=lambda row: row["value"])
         points.append(
-            f"Lowest class without privacy: {worst['name']}, {estimate(worst)}."
+            f"Lowest class without privacy: {worst['name']}, {fmt.estimate(worst)}."
         )
     if not headline:
         return Card(
@@ -325,59 +329,6 @@ def interval_of(result: Mapping[str, Any]) -> tuple[float | None, float | None]:
     return (ends[0], ends[1]) if len(ends) == 2 else (None, None)
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    """0.954 -> '95.4%'; None -> 'n/a'."""
-    return "n/a" if value is None else f"{100 * value:.{digits}f}%"
-
-
-def percent_up(value: float) -> str:
-    """A limit, rounded so that it is never understated nor shown as 100% below 1."""
-    for digits in (1, 2, 3):
-        shown = math.ceil(round(value * 10 ** (2 + digits), 6)) / 10**digits
-        if shown < 100 or value >= 1:
-            return f"{shown:.{digits}f}%" if shown < 100 else "100%"
-    return "100%"
-
-
-def scientific(value: float) -> str:
-    """1e-05 -> '1e-5'; 0.01 -> '0.01'."""
-    return re.sub(r"e([+-])0+", lambda m: "e" + m[1].strip("+"), f"{value:.3g}")
-
-
-def estimate(entry: Mapping[str, Any]) -> str:
-    """{'value': .954, 'lo': .93, 'hi': .97} -> '95.4% (93.0–97.0%)'."""
-    text, ends = percent(schema.number(entry, "value")), _ends(entry)
-    return text if ends is None else f"{text} ({_range(ends)}%)"
-
-
-def points_change(change: Mapping[str, Any]) -> str:
-    """A paired change in points: '−3.9 points (−5.5 to −2.3)'."""
-    value, ends = schema.number(change, "value"), _ends(change)
-    if value is None:
-        return "n/a"
-    text = f"{signed(100 * value)} points"
-    if ends is None:
-        return text
-    return f"{text} ({signed(100 * ends[0])} to {signed(100 * ends[1])})"
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """A number with its sign, a true minus and no negative zero."""
-    text = f"{abs(value):.{digits}f}"
-    if float(text) == 0.0:
-        return text
-    return ("+" if value > 0 else "\u2212") + text
-
-
-def _ends(entry: Any) -> tuple[float, float] | None:
-    lo, hi = schema.number(entry, "lo"), schema.number(entry, "hi")
-    return None if lo is None or hi is None else (lo, hi)
-
-
-def _range(ends: tuple[float, float]) -> str:
-    return f"{100 * ends[0]:.1f}–{100 * ends[1]:.1f}"
-
-
 def _accounting(private: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
     run = private[0]
     accountant = schema.get(run, "accountant")
@@ -398,7 +349,7 @@ def _accounting(private: Sequence[Mapping[str, Any]], names: Mapping[str, str]) 
         if schema.number(r, "epsilon_rdp") is not None
     ]
     if second and accountant != "rdp":
-        text += f"; the cruder RDP accountant would say ε = {_listed(second)}"
+        text += f"; the cruder RDP accountant would say ε = {fmt.listed(second)}"
     return text + "."
 
 
@@ -412,8 +363,8 @@ def _at_low_fpr(result: Mapping[str, Any]) -> str:
     achieved = schema.number(point, "achieved_fpr")
     alarms = fpr if achieved is None else achieved
     return (
-        f"; wrongly accusing {percent(alarms, 2 if alarms < 0.01 else 1)} it finds "
-        f"{estimate({**point, 'value': point.get('tpr')})}"
+        f"; wrongly accusing {fmt.percent(alarms, 2 if alarms < 0.01 else 1)} it finds "
+        f"{fmt.estimate({**point, 'value': point.get('tpr')})}"
     )
 
 
@@ -429,12 +380,12 @@ def _judged(run: Mapping[str, Any], key: str) -> tuple[list[Mapping[str, Any]], 
 
 
 def _gap(gap: Mapping[str, Any]) -> str:
-    value, ends = schema.number(gap, "value"), _ends(gap)
+    value, ends = schema.number(gap, "value"), fmt.ends_of(gap)
     if value is None:
         return ""
     text = f"; {100 * value:.1f} points below the best"
     if ends is not None:
-        text += f" ({_range(ends)})"
+        text += f" ({fmt.span(ends)})"
     floor = schema.number(gap, "floor_95")
     if floor is None:
         return text
@@ -455,15 +406,5 @@ def _most_changed(kind: str, judged: Sequence[Mapping[str, Any]]) -> str:
     sure = "beyond chance" if hi is not None and hi < 0 else "which chance may explain"
     return (
         f"Loses most to privacy by {kind}: {most['name']}, "
-        f"{points_change(most['change'])}, {sure}."
+        f"{fmt.points_change(most['change'])}, {sure}."
     )
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:] if text[:1] != "ε" else text
-
-
-def _listed(parts: Sequence[str]) -> str:
-    if len(parts) < 2:
-        return "".join(parts)
-    return ", ".join(parts[:-1]) + " and " + parts[-1]

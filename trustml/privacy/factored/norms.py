@@ -26,14 +26,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
+from trustml.privacy.factored import convolution
 from trustml.privacy.factored import terms as terms_lib
 from trustml.privacy.factored.terms import Conv, Dense, Dot, Scatter, Term
 
 UNIT_ROUNDOFF = 2.0**-24
-MAX_OFFSETS = 64  # kernel positions that are unrolled
 
 
 class Norm2(NamedTuple):
@@ -357,7 +356,7 @@ def _scatter_gram(s: Scatter) -> Norm2:
 
 def _conv_norm2(term: Term, conv: Conv, through: bool):
     whole_shape = conv.shape[conv.kept :]
-    offsets = _Offsets.of(conv)
+    offsets = convolution.Offsets.of(conv)
     if offsets is None:
         whole = terms_lib.instantiate_product(conv)
         size = math.prod(conv.shape)
@@ -378,113 +377,6 @@ def _conv_norm2(term: Term, conv: Conv, through: bool):
         fn = jax.vmap(fn)
     note = Note("conv", "instantiate", dims, 0, 4 * math.prod(whole_shape))
     return _kept(term, fn(conv.x, conv.g), note, through)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Offsets:
-    """A kernel gradient as one matrix product for each position of the kernel.
-
-    out[ci, co, q] = sum over n, p of  x[ci, n, q * stride + p * dilation] g[co, n, p]
-
-    With groups (a depthwise convolution) ci and co are both split into groups, and each
-    co meets the ci of its own group.
-    """
-
-    params: Any
-    kernel: tuple[int, ...]
-    window: tuple[int, ...]  # spatial extent of g
-    t: int
-    i: int
-    o: int
-
-    @classmethod
-    def of(cls, conv: Conv) -> "_Offsets | None":
-        params = dict(conv.params)
-        numbers = params["dimension_numbers"]
-        if any(d != 1 for d in params["lhs_dilation"]):
-            return None
-        k = conv.kept
-        x, g, out = conv.x.shape[k:], conv.g.shape[k:], conv.shape[k:]
-        kernel = tuple(out[d] for d in numbers.out_spec[2:])
-        window = tuple(g[d] for d in numbers.rhs_spec[2:])
-        if math.prod(kernel) > MAX_OFFSETS:
-            return None
-        t = math.prod(window) * x[numbers.lhs_spec[1]]
-        i = math.prod(kernel) * x[numbers.lhs_spec[0]]
-        return cls(params, kernel, window, t, i, g[numbers.rhs_spec[0]])
-
-    def slices(self, x):
-        """The part of x under each position of the kernel, in x's own layout."""
-        spec = self.params["dimension_numbers"].lhs_spec
-        config = [(0, 0, 0)] * x.ndim
-        for axis, (lo, hi) in zip(spec[2:], self.params["padding"], strict=True):
-            config[axis] = (lo, hi, 0)
-        x = lax.pad(x, jnp.zeros((), x.dtype), config)
-        for flat in range(math.prod(self.kernel)):
-            position = np.unravel_index(flat, self.kernel)
-            start, limit, step = [0] * x.ndim, list(x.shape), [1] * x.ndim
-            for d, axis in enumerate(spec[2:]):
-                dilation = self.params["rhs_dilation"][d]
-                start[axis] = int(position[d]) * self.params["window_strides"][d]
-                limit[axis] = start[axis] + (self.window[d] - 1) * dilation + 1
-                step[axis] = dilation
-            yield lax.slice(x, start, limit, step)
-
-    def gram(self, x, g):
-        """(sum over the kernel of x_q x_q^T) * (g g^T), [T, T]."""
-        numbers = self.params["dimension_numbers"]
-        aa = None
-        for part in self.slices(x):
-            one = terms_lib.contract(part, part, ((numbers.lhs_spec[0],),) * 2)
-            aa = one if aa is None else aa + one
-        gg = terms_lib.contract(g, g, ((numbers.rhs_spec[0],),) * 2)
-        aa = _positions_in_order(aa, numbers.lhs_spec)
-        gg = _positions_in_order(gg, numbers.rhs_spec)
-        return aa * gg
-
-    def instantiate(self, x, g):
-        """The kernel gradient, in the layout of the parameter."""
-        numbers = self.params["dimension_numbers"]
-        parts = [self._product(part, g) for part in self.slices(x)]
-        whole = jnp.stack(parts).reshape(*self.kernel, *parts[0].shape)
-        # axes now: kernel..., batch of x, out-feature of g
-        n = len(self.kernel)
-        order = [0] * (n + 2)
-        order[numbers.out_spec[0]] = n
-        order[numbers.out_spec[1]] = n + 1
-        for d, axis in enumerate(numbers.out_spec[2:]):
-            order[axis] = d
-        return jnp.transpose(whole, order)
-
-    def _product(self, x, g):
-        """One position of the kernel: [ci, co], group by group."""
-        numbers, groups = (
-            self.params["dimension_numbers"],
-            self.params["batch_group_count"],
-        )
-        if groups == 1:
-            return terms_lib.contract(
-                x, g, (numbers.lhs_spec[1:], numbers.rhs_spec[1:])
-            )
-        x = _split_axis(x, numbers.lhs_spec[0], groups)  # [groups, ...]
-        g = _split_axis(g, numbers.rhs_spec[0], groups)
-        contracting = [[d + 1 for d in spec[1:]] for spec in numbers[:2]]
-        out = terms_lib.contract(x, g, contracting, ((0,), (0,)))  # [groups, ci, co]
-        return jnp.moveaxis(out, 0, 1).reshape(out.shape[1], -1)
-
-
-def _split_axis(x, axis, groups):
-    """Splits an axis into groups, which become the leading axis."""
-    shape = (*x.shape[:axis], groups, x.shape[axis] // groups, *x.shape[axis + 1 :])
-    return jnp.moveaxis(x.reshape(shape), axis, 0)
-
-
-def _positions_in_order(gram, spec):
-    """[positions of one operand, positions again], axes ordered (feature, spatial)."""
-    free = sorted(spec[1:])
-    order = [free.index(axis) for axis in spec[1:]]
-    half = len(free)
-    return jnp.transpose(gram, (*order, *(half + d for d in order)))
 
 
 def clipped_sum(leaf: Leaf, factors, shape: tuple[int, ...]) -> jax.Array:
