@@ -37,7 +37,7 @@ DATASETS = (
 )
 VOCABULARIES = ("hashed", "train", "pretrained")
 MODELS = ("bag", "mlp", "cnn", "bilstm", "transformer", "bert")
-POOLINGS = ("mean", "sqrtn", "cls")
+POOLINGS = ("mean", "sqrtn", "cls", "first_last")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "lamb", "lion", "adagrad", "rmsprop")
 SCHEDULES = ("constant", "cosine", "linear")
@@ -50,7 +50,7 @@ BACKENDS = ("shard_map", "pmap")
 
 _POOLINGS_OF = {
     "bag": ("mean", "sqrtn"),
-    "bert": ("mean", "cls"),
+    "bert": ("mean", "cls", "first_last"),
     "transformer": ("mean", "cls"),
 }
 
@@ -123,7 +123,8 @@ class ModelSpec:
       channels: channels of the convolutions.
       bigrams: buckets of hashed word pairs ('bag'); 0 for single words only.
       pooling: one of `POOLINGS`, from tokens to text: 'mean', 'sqrtn' ('bag': the sum
-        over the square root of the length) or 'cls' ('bert', 'transformer').
+        over the square root of the length), 'cls' ('bert', 'transformer') or
+        'first_last' ('bert').
       dropout: probability of dropping a unit in training, in [0, 1).
       compute_dtype: of activations; parameters, norms, sums and noise are float32.
       checkpoint: directory in the Hugging Face layout ('bert').

@@ -79,6 +79,37 @@ def test_cls_pooling_is_the_first_state():
     np.testing.assert_array_equal(pooled, hidden[:, 0])
 
 
+def test_first_last_pooling_is_two_means_of_length_one():
+    golden = np.load(GOLDEN / "bert" / "golden.npz")
+    hidden, pooled, _ = _run(
+        bert.encoder(GOLDEN / "bert", pooling="first_last"), golden
+    )
+    _, last, _ = _run(bert.encoder(GOLDEN / "bert"), golden)
+    width = hidden.shape[-1]
+    np.testing.assert_allclose(
+        pooled[:, width:], last / np.linalg.norm(last, axis=1)[:, None], atol=1e-5
+    )
+    # Without layers the last state is the first.
+    encoder = bert.encoder(GOLDEN / "bert", pooling="first_last")
+    bare = bert.Network(encoder.config._replace(depth=0), pooling="mean")
+    example = {"tokens": jnp.array([3, 9, 2, 0]), "length": jnp.int32(3)}
+    first = bare.apply({"params": encoder.params}, example, method="features")
+    np.testing.assert_allclose(
+        encoder.pooled(encoder.params, example)[:width],
+        first / np.linalg.norm(first),
+        atol=1e-5,
+    )
+
+
+def test_first_last_classifier_has_a_head_twice_as_wide():
+    task = bert.classifier(GOLDEN / "bert", 3, pooling="first_last")
+    params = task.init(jax.random.key(0))
+    width = bert.read_config(GOLDEN / "bert").width
+    assert params["classifier"]["kernel"].shape == (2 * width, 3)
+    example = {"tokens": jnp.array([3, 9, 2, 0]), "length": jnp.int32(3)}
+    assert jit(task.predict)(params, example).shape == (3,)
+
+
 def test_classifier_is_a_linear_head_on_the_features():
     task = bert.classifier(GOLDEN / "roberta", 3, max_length=22)
     params, other = (task.init(jax.random.key(i)) for i in range(2))

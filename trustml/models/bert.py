@@ -49,6 +49,9 @@ _ACTIVATIONS = {
 }
 
 
+POOLINGS = ("mean", "cls", "first_last")
+
+
 class BertConfig(NamedTuple):
     """Sizes and variants of an encoder."""
 
@@ -145,7 +148,7 @@ class Network(nn.Module):
         return self.word(layers.tokens_and_mask(example, self.config.pad_token_id)[0])
 
     def hidden(self, embeddings, example):
-        """Last hidden state, float32[T, D]."""
+        """First (before any layer) and last hidden state, float32[T, D] each."""
         config, length = self.config, embeddings.shape[0]
         if length > config.max_length:
             _validate.fail(
@@ -155,21 +158,26 @@ class Network(nn.Module):
                 f"lower it to {config.max_length}",
             )
         _, mask = layers.tokens_and_mask(example)
-        first = config.position_offset
-        x = embeddings + self.position[first : first + length]
+        start = config.position_offset
+        x = embeddings + self.position[start : start + length]
         if config.num_segments:
             x = x + self.segment[:1]
-        x = self.drop(self.norm(x).astype(self.dtype))
+        first = self.norm(x)
+        x = self.drop(first.astype(self.dtype))
         for layer in self.layer:
             x = layer(x, mask)
-        return x.astype(jnp.float32)
+        return first, x.astype(jnp.float32)
 
     def pooled(self, embeddings, example):
-        """Features of the text, float32[D]: mean over tokens or the first of them."""
-        x = self.hidden(embeddings, example)
+        """Features of the text, float32[D] or, with 'first_last', float32[2 D]."""
+        first, last = self.hidden(embeddings, example)
         if self.pooling == "cls":
-            return x[0]
-        return layers.masked_mean(x, layers.tokens_and_mask(example)[1])
+            return last[0]
+        _, mask = layers.tokens_and_mask(example)
+        if self.pooling == "mean":
+            return layers.masked_mean(last, mask)
+        means = [layers.masked_mean(x, mask) for x in (first, last)]
+        return jnp.concatenate([_unit(x) for x in means])
 
     def head(self, embeddings, example):
         """Log-probabilities, float32[C]."""
@@ -178,7 +186,7 @@ class Network(nn.Module):
 
     def encode(self, example):
         """Last hidden state, float32[T, D]."""
-        return self.hidden(self.embed(example), example)
+        return self.hidden(self.embed(example), example)[1]
 
     def features(self, example):
         """Features of the text, float32[D]."""
@@ -187,6 +195,10 @@ class Network(nn.Module):
     def __call__(self, example):
         """Log-probabilities, float32[C]."""
         return self.head(self.embed(example), example)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x)) + 1e-12)
 
 
 def read_config(directory: str | os.PathLike[str]) -> BertConfig:
@@ -361,14 +373,14 @@ def encoder(
 
     Args:
       directory: as for `load`.
-      pooling: 'mean' over the real tokens, or 'cls', the first token.
+      pooling: 'mean' over the real tokens, 'cls' or 'first_last'; see `classifier`.
       compute_dtype: 'float32' or 'bfloat16', of activations.
 
     Raises:
       FileNotFoundError: as `load`.
       ValueError: as `load`, and if a name is unknown.
     """
-    _validate.one_of("model.pooling", pooling, ("mean", "cls"))
+    _validate.one_of("model.pooling", pooling, POOLINGS)
     _validate.one_of("model.compute_dtype", compute_dtype, layers.DTYPES)
     config, params = load(directory)
     module = Network(config, pooling=pooling, compute_dtype=compute_dtype)
@@ -401,7 +413,9 @@ def classifier(
       directory: as for `load`.
       num_classes: C.
       max_length: token slots of the examples, to be checked now; None checks nothing.
-      pooling: 'mean' over the real tokens, or 'cls', the first token.
+      pooling: 'mean' over the real tokens; 'cls', the first token; or 'first_last': the
+        means of the states before and after all layers, each scaled to length 1, side
+        by side, which suits a head on a frozen encoder.
       dropout: rate on embeddings, branches and features, in training only.
       compute_dtype: 'float32' or 'bfloat16', of activations; parameters and logits stay
         float32.
@@ -426,7 +440,7 @@ def classifier(
     module = Network(
         config,
         num_classes,
-        _validate.one_of("model.pooling", pooling, ("mean", "cls")),
+        _validate.one_of("model.pooling", pooling, POOLINGS),
         layers.dropout_rate("model.dropout", dropout),
         _validate.one_of("model.compute_dtype", compute_dtype, layers.DTYPES),
         _validate.boolean("model.remat", remat),
@@ -436,11 +450,12 @@ def classifier(
     )
     embed, head = layers.embed_and_head(module)
     normal = nn.initializers.normal(0.02)
+    width = config.width * (2 if pooling == "first_last" else 1)
 
     def init(key):
         _, params = load(directory)
         fresh = {
-            "kernel": normal(key, (config.width, num_classes), jnp.float32),
+            "kernel": normal(key, (width, num_classes), jnp.float32),
             "bias": jnp.zeros(num_classes, jnp.float32),
         }
         return jax.tree.map(jnp.asarray, params) | {"classifier": fresh}

@@ -268,6 +268,12 @@ def _explain(made: Plan, clipper: Any, norm: float) -> str:
             "ADD_OR_REMOVE_ONE keeps private; this plan treats that number as public. "
             "Pass sample_rate as a constant to avoid it."
         )
+    if relation == "REPLACE_ONE":
+        lines.append(
+            "NOTE: multipliers in the event are stddev / sensitivity, where a record is "
+            "replaced; dp-accounting's PLDAccountant reads them otherwise under "
+            "REPLACE_ONE, so ask trustml.privacy.accounting for epsilon."
+        )
     if sampler.name == "shuffled":
         lines.append(
             "NOTE: shuffled batches get no amplification by sampling: one full "
