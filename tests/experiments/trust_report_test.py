@@ -42,10 +42,11 @@ def test_variants_come_without_privacy_first_and_then_by_budget(path):
 
 
 def test_only_the_run_without_privacy_takes_the_settings_of_the_baseline(path):
-    own = {"learning_rate": 0.5, "steps": 9, "batch_size": 16, "dropout": 0.25}
+    own = {"learning_rate": 0.5, "steps": 9, "batch_size": 8, "dropout": 0.25}
     plain, *private = trust_report.variants(_config(path, **own))
     assert plain.optimizer.learning_rate == 0.5
-    assert (plain.train.steps, plain.train.batch_size) == (9, 16)
+    assert (plain.train.steps, plain.train.batch_size) == (9, 8)
+    assert plain.train.physical_batch_size == 8 < private[0].train.physical_batch_size
     assert plain.model.dropout == 0.25
     same = trust_report.variants(_config(path))[1:]
     parts = [(v.train, v.model, v.optimizer, v.privacy) for v in private]

@@ -95,9 +95,13 @@ def _baseline(config: config_lib.RunConfig) -> config_lib.RunConfig:
         values = {name: value for name, value in values.items() if value is not None}
         return dataclasses.replace(part, **values)
 
+    # The buffers of the private runs may be too large for batches of its own.
+    most = own.batch_size or plain.train.physical_batch_size
+    buffers = min(plain.train.physical_batch_size, most)
+    train = dataclasses.replace(plain.train, physical_batch_size=buffers)
     return dataclasses.replace(
         plain,
-        train=changed(plain.train, "steps", "batch_size"),
+        train=changed(train, "steps", "batch_size"),
         optimizer=changed(plain.optimizer, "learning_rate"),
         model=changed(plain.model, "dropout"),
     )

@@ -270,7 +270,7 @@ def _explain(made: Plan, clipper: Any, norm: float) -> str:
         )
     if relation == "REPLACE_ONE":
         lines.append(
-            "NOTE: multipliers in the event are stddev / sensitivity, where a record is "
+            "NOTE: multipliers in the event are stddev / sensitivity, a record being "
             "replaced; dp-accounting's PLDAccountant reads them otherwise under "
             "REPLACE_ONE, so ask trustml.privacy.accounting for epsilon."
         )
