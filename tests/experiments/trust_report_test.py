@@ -65,6 +65,12 @@ def test_report_of_a_baseline_with_its_own_settings(path, tmp_path):
     assert plain["seconds_per_step"] > 0 and private["flops"] > plain["flops"] > 0
     text = page.read_text()
     assert "steps 9, batch size 16, dropout 0.25" in text
+    # Made again from what is on the disk, as after a kill at the last moment.
+    page.unlink()
+    trust_report.run(config, tmp_path / "run")
+    again = json.loads((tmp_path / "run" / "report.json").read_text())
+    for old, new in zip(report["runs"][1:], again["runs"][1:], strict=True):
+        assert new["cost"] == old["cost"] and new["test"] == old["test"]
     before = page.stat().st_mtime_ns
     assert trust_report.run(config, tmp_path / "run") == page
     assert page.stat().st_mtime_ns == before

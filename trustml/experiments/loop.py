@@ -15,6 +15,8 @@ steps with the same noise on the same batches, so nothing is drawn twice.
 Dimension key: D devices, M microbatches, P slots of one microbatch.
 """
 
+import json
+import math
 import pathlib
 import time
 from collections.abc import Callable
@@ -312,13 +314,13 @@ def fit(
             if _due(every.checkpoint_every, now, total):
                 saver.save(now, {"state": state, "sampling": sampler.seed})
                 clock = time.perf_counter()
-    analysis = _analysis(compiled)
     cost = Cost(
         seconds_per_step=float(np.median(seconds)) if seconds else float("nan"),
         compile_seconds=compile_seconds,
         wall_seconds=time.perf_counter() - began,
-        **analysis,
+        **_analysis(compiled),
     )
+    cost = _remembered(cost, workdir / "cost.json")
     rows_written = writer_lib.read(workdir / "metrics.jsonl")
     return Trained(state.params, plan, clipper, rows_written, cost)
 
@@ -358,6 +360,16 @@ def _metrics(counts: Counts, plan, step: int) -> dict[str, Any]:
 def _valid(task, params, data) -> dict[str, float]:
     found = evaluate.predictions(task, params, data.valid)
     return {"nonprivate/valid_accuracy": float(np.mean(found.correct))}
+
+
+def _remembered(cost: Cost, path: pathlib.Path) -> Cost:
+    """`cost`, kept at `path`; if this process made no step, what was kept there."""
+    if math.isnan(cost.seconds_per_step) and path.exists():
+        return Cost(**json.loads(path.read_text()))
+    part = path.with_suffix(".part")  # a kill leaves the old file or the new one
+    part.write_text(json.dumps(cost._asdict()))
+    part.replace(path)
+    return cost
 
 
 def _analysis(compiled) -> dict[str, float]:
