@@ -2,8 +2,9 @@
 
 Source: DP-SGD of Abadi et al. 2016 (arXiv 1607.00133); data UCI (CC BY 4.0). Features
 are scaled by published constants, never by statistics of the private rows.
-Needs $TRUSTML_DATA/adult. Result at epsilon = 1, one seed, 2026-11-21: test accuracy
-85.0% [84.4%, 85.5%] (exact interval for the test split).
+Needs $TRUSTML_DATA/adult. Result at epsilon = 1, `--config.seed=0` to 4, 2026-11-21:
+test accuracy (16,281 people), mean of 5 seeds with 95% t-interval, 85.0% [85.0, 85.1];
+the commonest class has 76.4%. A few seconds of training on 2 cores.
 
     bash launch/run.sh --config=configs/dp_adult.py
     bash launch/run.sh --config=configs/dp_adult.py:smoke

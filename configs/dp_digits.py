@@ -3,8 +3,8 @@
 Source: DP-SGD of Abadi et al. 2016 (arXiv 1607.00133); GroupNorm as in De et al. 2022
 (arXiv 2204.13650). Needs no data from outside. delta is above 1 / (10 N) because the
 set is tiny: read the epsilon with that in mind.
-Result at epsilon = 8, one seed, 2026-11-21: test accuracy 97.1% [93.3%, 99.0%] (exact
-interval for the test split).
+Result at epsilon = 8, `--config.seed=0` to 4, 2026-11-21: test accuracy (172 images),
+mean of 5 seeds with 95% t-interval, 96.6% [95.2, 98.0]; 10 s of training on 2 cores.
 
     bash launch/run.sh --config=configs/dp_digits.py
     bash launch/run.sh --config=configs/dp_digits.py:smoke
