@@ -1,8 +1,10 @@
 """Private topic classification: AG News (17,574 items of 4 topics), bag of words.
 
 Source: data Zhang et al. 2015 (arXiv 1509.01626); training Abadi et al. 2016
-(arXiv 1607.00133). Needs $TRUSTML_DATA/ag_news. Result and time: not measured at full
-length.
+(arXiv 1607.00133). Needs $TRUSTML_DATA/ag_news. Result at epsilon = 8,
+`--config.seed=0` to 4, 2026-11-21: test accuracy (7,600 items), mean of 5 seeds with 95%
+t-interval, 83.6% [83.2, 83.9]; the commonest class has 25.0%. Half a minute of training
+on 2 cores.
 
     bash launch/run.sh --config=configs/dp_agnews.py
     bash launch/run.sh --config=configs/dp_agnews.py:smoke
@@ -21,10 +23,12 @@ def get_config(arg=""):
     cfg.model.name = "bag"
     cfg.model.width = 64
     cfg.model.hidden = ()
-    cfg.optimizer.learning_rate = 2e-2
-    cfg.optimizer.schedule = "cosine"
+    cfg.model.pooling = "sqrtn"
+    cfg.optimizer.learning_rate = 1.5e-2
+    cfg.optimizer.schedule = "constant"
     cfg.privacy.epsilon = 8.0
     cfg.privacy.delta = 1e-5
+    cfg.privacy.l2_clip_norm = 0.1
     cfg.train.steps = 300
     cfg.train.batch_size = 1024
     cfg.train.physical_batch_size = 256
