@@ -2,9 +2,9 @@
 
 Source: data Zhang et al. 2015 (arXiv 1509.01626); training Abadi et al. 2016
 (arXiv 1607.00133). Needs $TRUSTML_DATA/ag_news. Result at epsilon = 8,
-`--config.seed=0` to 4, 2026-11-21: test accuracy (7,600 items), mean of 5 seeds with 95%
-t-interval, 83.6% [83.2, 83.9]; the commonest class has 25.0%. Half a minute of training
-on 2 cores.
+`--config.seed=0` to 4, 2026-11-21: test accuracy (7,600 items), mean of 5 seeds with
+95% t-interval, 83.6% [83.2, 83.9]; the commonest class has 25.0%. Half a minute of
+training on 2 cores.
 
     bash launch/run.sh --config=configs/dp_agnews.py
     bash launch/run.sh --config=configs/dp_agnews.py:smoke

@@ -82,6 +82,18 @@ WRONG = [
     ({"privacy__relation": "add_remove"}, ["privacy.relation", "add_or_remove_one"]),
     ({"privacy__l2_clip_norm": -1.0}, ["privacy.l2_clip_norm=-1.0", "> 0"]),
     ({"privacy__l2_clip_norm": float("inf")}, ["privacy.l2_clip_norm=inf", "> 0"]),
+    (
+        {"privacy__l2_clip_norm": 1e13},
+        ["privacy.l2_clip_norm=10000000000000.0", "below 1e+12"],
+    ),
+    (
+        {"model__name": "mlp", "model__hidden": (), "model__dropout": 0.1},
+        ["model.dropout=0.1", "no effect", "set model.hidden"],
+    ),
+    (
+        {"baseline__steps": 3, "optimizer__warmup_steps": 4},
+        ["baseline.steps=3", "optimizer.warmup_steps=4"],
+    ),
     ({"privacy__rule": "flt"}, ["privacy.rule='flt'", "'flat'"]),
     ({"privacy__method": "bookkeeping"}, ["privacy.method", "'book_keeping'"]),
     ({"privacy__microbatch_size": -1}, ["privacy.microbatch_size=-1", ">= 0"]),

@@ -165,6 +165,9 @@ class ModelSpec:
             cure = f"choose one of {', '.join(allowed)}"
             _validate.fail("model.pooling", self.pooling, bound, cure)
         _validate.in_half_open_interval("model.dropout", self.dropout, 0, 1)
+        if self.dropout and not self.hidden and self.name in ("mlp", "cnn"):
+            bound = f"has no effect on model.name={self.name!r} without hidden layers"
+            _validate.fail("model.dropout", self.dropout, bound, "set model.hidden")
         _validate.one_of("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
 
 
@@ -254,6 +257,10 @@ class PrivacySpec:
         _validate.in_open_interval("privacy.delta", self.delta, 0, 1, cure)
         _validate.one_of("privacy.relation", self.relation, RELATIONS)
         _validate.positive("privacy.l2_clip_norm", self.l2_clip_norm, "1.0 is usual")
+        cure = "squared norms must fit float32; rescale it, and the loss"
+        _validate.in_half_open_interval(
+            "privacy.l2_clip_norm", self.l2_clip_norm, 1e-12, 1e12, cure
+        )
         _validate.one_of("privacy.rule", self.rule, RULES)
         _validate.one_of("privacy.method", self.method, METHODS)
         _validate.integer_at_least(
@@ -417,6 +424,10 @@ class RunConfig:
             _validate.fail(
                 "optimizer.warmup_steps", value, bound, "shorten the warm-up"
             )
+        if self.baseline.steps and self.optimizer.warmup_steps >= self.baseline.steps:
+            bound = f"must be > optimizer.warmup_steps={self.optimizer.warmup_steps}"
+            cure = "shorten the warm-up or train the baseline for longer"
+            _validate.fail("baseline.steps", self.baseline.steps, bound, cure)
         most, chunk = self.train.physical_batch_size, self.privacy.microbatch_size
         if most and chunk > most:
             bound = f"must be <= train.physical_batch_size={most}"

@@ -188,19 +188,31 @@ DEFECTS = {
         "a.tsv",
         '"text"\t"label"\n"hi"\t"a"\n"you"\t"b"\n',
         {},
-        "wraps the column '\"text\"' in quotes.*save it without quotes",
+        "wraps the column 'text' in quotes.*save it without quotes",
     ),
     "quoted column": (
         "a.tsv",
-        'text\tlabel\n"hi"\ta\n"you"\tb\n',
+        'text\tlabel\n"hi"\ta\n"you"\tb\n"oh"\tb\n',
         {},
-        "wraps the column 'text' in quotes",
+        "wraps every field of the column 'text' in quotes",
     ),
     "twin labels": (
         "a.tsv",
         "text\tlabel\nhi\tgood\noh\tbad\nyou\tgood \n",
         {},
-        "line 4 has label, and 'good' and 'good ' would be two classes; write both",
+        "line 4 has label='good ', which differs from 'good' in blanks or composed",
+    ),
+    "labels that look alike": (
+        "a.tsv",
+        "text\tlabel\nhi\tcaf\u00e9\noh\tbad\nyou\tcafe\u0301\n",
+        {},
+        r"line 4 has label='cafe\\u0301', which differs from 'caf\\xe9'",
+    ),
+    "semicolons and commas": (
+        "a.csv",
+        "text;label\nhi, you;a\nyou;b\n",
+        {},
+        "line 1 is one field .* that holds semicolons",
     ),
     "column": (
         "a.tsv",
@@ -341,6 +353,15 @@ def test_every_defect_gets_its_sentence(tmp_path, name):
     with pytest.raises(ValueError, match=sentence) as error:
         files.load(path, **options)
     assert "\n" not in str(error.value) and str(error.value)[-1] in ".?"
+
+
+def test_quotes_that_are_no_defect(tmp_path):
+    """In a column that is not used, in a few rows, in a short file of its own."""
+    rows = ['"0"\t"hi"\ta', '"1"\tyou\tb', '"2"\tshe said "no"\tb', '"3"\toh\ta']
+    path = write(tmp_path / "a.tsv", "id\ttext\tlabel\n" + "\n".join(rows) + "\n")
+    test = write(tmp_path / "b.tsv", 'text\tlabel\n"Hi there"\ta\n')
+    data = files.load(path, test_path=test, valid_fraction=0.0)
+    assert data.texts["test"] == ['"Hi there"']
 
 
 def test_files_that_are_not_there(tmp_path):

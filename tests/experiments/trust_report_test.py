@@ -53,6 +53,12 @@ def test_only_the_run_without_privacy_takes_the_settings_of_the_baseline(path):
     assert parts == [(v.train, v.model, v.optimizer, v.privacy) for v in same]
 
 
+def test_a_baseline_with_more_than_the_data_is_refused(path, tmp_path):
+    config = _config(path, batch_size=10_000)
+    with pytest.raises(ValueError, match="baseline.batch_size=10000 must be at most"):
+        trust_report.run(config, tmp_path / "run")
+
+
 def test_report_of_a_baseline_with_its_own_settings(path, tmp_path):
     config = _config(path, steps=9, batch_size=16, dropout=0.25)
     page = trust_report.run(config, tmp_path / "run")

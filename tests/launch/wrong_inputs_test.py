@@ -481,7 +481,11 @@ CALLS = {
     ),
     "no key": (
         lambda: clip(key=None),
-        ("key=None is not one typed JAX key", "give jax.random.key(seed)"),
+        ("key of type NoneType", "is not one typed JAX key", "random.key(seed)"),
+    ),
+    "a clip norm whose square float32 cannot hold": (
+        lambda: clip(l2_clip_norm=1e-25),
+        ("l2_clip_norm=1e-25", "at least 1e-12", "rescale the loss"),
     ),
     "a collective in the loss": (
         in_a_named_axis,

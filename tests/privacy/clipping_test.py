@@ -14,6 +14,48 @@ def batch():
     return jax.random.normal(jax.random.key(1), (4, 3))
 
 
+@pytest.mark.parametrize("small", [0.01, 0.003, 0.0015])
+@pytest.mark.parametrize("method", ["book_keeping", "vmap"])
+def test_cancelling_factors_in_bfloat16_stay_within_the_clip_norm(method, small):
+    """Three tokens whose products cancel exactly hide a fourth, short one.
+
+    Factors that were scaled and then rounded to bfloat16 would not cancel any more, and
+    their sum was up to 2.6 times the clip norm.
+    """
+
+    def round_(x):
+        return jnp.asarray(x, jnp.bfloat16).astype(jnp.float32)
+
+    a = round_(jnp.full(64, 1.2))
+    whole = round_(a + round_(jnp.full(64, 0.17)))
+    tokens = jnp.stack([a, whole - a, whole, round_(jnp.full(64, small))])
+    cotangents = (
+        jnp.zeros((4, 64))
+        .at[(0, 1, 2, 3), (0, 0, 0, 1)]
+        .set(jnp.array([1.0, 1.0, -1.0, 1.0]))
+    )
+
+    def loss(params, example, key):
+        hidden = example["x"].astype(jnp.bfloat16) @ params["w"].astype(jnp.bfloat16)
+        return jnp.sum(hidden.astype(jnp.float32) * example["g"])
+
+    params = {"w": jnp.zeros((64, 64))}
+    row = {"x": tokens[None], "g": cotangents[None]}
+    for fraction in np.linspace(0.3, 0.95, 8):
+        norm = float(fraction * jnp.linalg.norm(tokens[3]))
+        clipper = clipping.clipped_grad(loss, l2_clip_norm=norm, method=method)
+        key = jax.random.key(0)
+        sums, _ = jax.jit(clipper)(params, row, jnp.ones(1, bool), key)
+        assert jnp.linalg.norm(sums["w"]) <= norm * (1 + 1e-4)
+
+
+def test_parameters_may_be_plain_numbers():
+    clipper = clipping.clipped_grad(lambda p, e, k: p["a"] * e["x"], l2_clip_norm=1.0)
+    row, mask = {"x": jnp.array([0.5, 4.0])}, jnp.ones(2, bool)
+    sums, _ = clipper({"a": 1.5}, row, mask, jax.random.key(0))
+    np.testing.assert_allclose(sums["a"], 1.5, rtol=1e-6)
+
+
 def test_explain_takes_python_floats_and_shapes():
     clipper = clipping.clipped_grad(lambda p, e, k: p["a"] * e[0], l2_clip_norm=1.0)
     shapes = {"a": jax.ShapeDtypeStruct((), jnp.float32)}

@@ -22,6 +22,7 @@ Example::
 import hashlib
 import math
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -274,15 +275,17 @@ def _label_names(found, splits, label_names, column: str) -> tuple[str, ...]:
 
 
 def _refuse_twins(table, labels, names: tuple[str, ...], column: str) -> None:
-    """Raises where two labels differ in blanks at their ends only: `good`, `good `."""
+    """Raises where two labels would look alike: `good` and `good `."""
     first: dict[str, str] = {}
     for name in names:
-        twin = first.setdefault(name.strip(), name)
+        alike = " ".join(unicodedata.normalize("NFC", name).split())
+        twin = first.setdefault(alike, name)
         if twin != name:
+            one, other = sorted((twin, name), key=labels.index)
             raise table.error(
-                max(labels.index(twin), labels.index(name)),
-                f"has {column}, and {twin!r} and {name!r} would be two classes; write "
-                "both alike, or list both in label_names.",
+                labels.index(other),
+                f"has {column}={other!a}, which differs from {one!a} in blanks or "
+                "composed letters only; write both alike.",
             )
 
 

@@ -3,8 +3,8 @@
 Every defect of a file is one sentence with its line: a row with too few fields, bytes
 that are not UTF-8, a header that names a column twice, JSON that does not parse.
 
-* `.tsv`: one header line; fields split at tabs, no quoting: a file whose fields are all
-  wrapped in quotes is refused, as they would become part of the text.
+* `.tsv`: one header line; fields split at tabs, no quoting: a column whose fields are
+  all wrapped in quotes is refused, as they would become part of the text.
 * `.csv`: one header line; commas, fields quoted with `"` where needed (RFC 4180).
 * `.jsonl`: one JSON object a line.
 
@@ -40,6 +40,7 @@ class Table(NamedTuple):
       rows: column name -> value; strings, except in JSON lines.
       lines: number of the line that each row starts on, from 1.
       content: bytes of the file as it lies on the disk.
+      quotes_are_text: True for TSV, which has no quoting.
     """
 
     where: str
@@ -47,6 +48,7 @@ class Table(NamedTuple):
     rows: list[dict[str, Any]]
     lines: list[int]
     content: bytes
+    quotes_are_text: bool = False
 
     def error(self, row: int, what: str) -> ValueError:
         """The error about one row: the file, its line, and `what` with the cure."""
@@ -82,19 +84,22 @@ def read(path, field: str = "data.path") -> Table:
     else:
         fields = _split_csv(text, where) if kind[0] == ".csv" else _split_tsv(text)
         columns, rows, lines = _read_fields(fields, where)
-        if kind[0] == ".tsv":
-            _refuse_quotes(columns, rows, where)
     if not rows:
         raise ValueError(f"{where} holds no rows; give a file with examples.")
-    return Table(where, columns, rows, lines, content)
+    return Table(where, columns, rows, lines, content, kind[0] == ".tsv")
 
 
 def require(table: Table, field: str, column: str) -> None:
     """Raises if the table has no such column; the error names the nearest one."""
     if column in table.columns:
+        if table.quotes_are_text:
+            _refuse_quotes(table, column)
         return
-    if len(table.columns) == 1:  # a separator that the suffix does not promise
-        _refuse_separator(table)
+    if f'"{column}"' in table.columns and table.quotes_are_text:
+        raise ValueError(
+            f"{table.where} wraps the column {column!r} in quotes, and in a .tsv they "
+            "are part of the text; save it without quotes, or as .csv with commas."
+        )
     guess = _validate.nearest(column, table.columns)
     hint = f"; did you mean {guess!r}?" if guess else f"; set {field} to one of these."
     raise ValueError(
@@ -103,12 +108,15 @@ def require(table: Table, field: str, column: str) -> None:
     )
 
 
-def _refuse_separator(table: Table) -> None:
+def _refuse_separator(header: Sequence[str], where: str) -> None:
+    """Raises where the header is one field that holds another separator."""
+    if len(header) != 1:
+        return
     for mark, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
-        if mark in table.columns[0]:
+        if mark in header[0]:
             raise ValueError(
-                f"{table.where} line 1 is one field ({table.columns[0]!r}) that holds "
-                f"{name}; separate .csv by commas and .tsv by tabs, or rename the file."
+                f"{where} is one field ({header[0]!r}) that holds {name}; separate "
+                ".csv by commas and .tsv by tabs, or rename the file."
             )
 
 
@@ -120,16 +128,15 @@ def stem(path: pathlib.Path) -> str:
     return name
 
 
-def _refuse_quotes(columns, rows, where: str) -> None:
-    """Raises if some column has every field, or its name, wrapped in quotes."""
-    for name in columns:
-        fields = (name, *(row[name] for row in rows)) if rows else (name,)
-        wrapped = [len(f) > 1 and f[0] == f[-1] == '"' for f in fields]
-        if wrapped[0] or (rows and all(wrapped[1:])):
-            raise ValueError(
-                f"{where} wraps the column {name!r} in quotes, and in a .tsv these are "
-                "part of the text; save it without quotes, or as .csv with commas."
-            )
+def _refuse_quotes(table: Table, column: str) -> None:
+    """Raises if every field of a column is wrapped in quotes."""
+    fields = [str(row[column]) for row in table.rows]
+    if len(fields) > 2 and all(len(f) > 1 and f[0] == f[-1] == '"' for f in fields):
+        raise ValueError(
+            f"{table.where} wraps every field of the column {column!r} in quotes, and "
+            "in a .tsv these are part of the text; save it without quotes, or as .csv "
+            "with commas."
+        )
 
 
 def _unpack(content: bytes, where: str) -> bytes:
@@ -179,6 +186,7 @@ def _split_csv(text: str, where: str):
 
 def _read_fields(numbered, where: str):
     first, header = next(iter(numbered), (1, []))
+    _refuse_separator(header, f"{where} line {first}")
     _refuse_duplicates(header, f"{where} line {first}")
     rows, lines = [], []
     for line, fields in numbered:

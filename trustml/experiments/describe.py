@@ -4,6 +4,7 @@ Everything here measures; the wording is `trustml.report`'s.
 """
 
 import datetime
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -17,7 +18,7 @@ from trustml import config as config_lib
 from trustml import intervals
 from trustml import task as task_lib
 from trustml.attacks import membership
-from trustml.data import datasets
+from trustml.data import batches, datasets
 from trustml.experiments import evaluate
 from trustml.experiments.loop import Trained
 from trustml.fairness import groups
@@ -52,7 +53,12 @@ def run_section(
         "expected_batch_size": config.train.batch_size,
         "curves": _curves(trained.rows),
         "test": _test(config, data, tested, baseline),
-        "membership": _membership(config, trained, members, others),
+        "membership": _membership(
+            config,
+            trained,
+            members.losses[_distinct(data.train)],
+            others.losses[_distinct(data.valid)],
+        ),
         "cost": _cost(config, trained),
         "nonfinite_examples": trained.rows[-1].get("nonprivate/nonfinite", 0),
     }
@@ -107,15 +113,26 @@ def _test(config, data, tested, baseline) -> dict[str, Any]:
     return out
 
 
+def _distinct(columns) -> np.ndarray:
+    """Rows that repeat no earlier one: copies are no independent evidence of a leak."""
+    first: dict[bytes, int] = {}
+    for row in range(batches.size(columns)):
+        content = hashlib.blake2b(digest_size=16)
+        for column in columns.values():
+            content.update(np.ascontiguousarray(column[row]).tobytes())
+        first.setdefault(content.digest(), row)
+    return np.array(sorted(first.values()))
+
+
 def _membership(config, trained, members, others) -> dict[str, Any]:
-    """The loss-threshold attack: were you in the training set?"""
+    """The loss-threshold attack on losses: were you in the training set?"""
     most = config.report.attack_examples
-    rows = np.arange(len(members.losses))
+    rows = np.arange(len(members))
     if most and most < len(rows):
         rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[:most])
     attack = membership.loss_threshold(
-        np.nan_to_num(members.losses[rows], nan=np.inf, posinf=1e30),
-        np.nan_to_num(others.losses, nan=np.inf, posinf=1e30),
+        np.nan_to_num(members[rows], nan=np.inf, posinf=1e30),
+        np.nan_to_num(others, nan=np.inf, posinf=1e30),
     )
     if trained.plan is None:
         return membership.as_dict(attack)

@@ -17,8 +17,9 @@ import pathlib
 import tempfile
 from typing import Any
 
+from trustml import _validate, report
 from trustml import config as config_lib
-from trustml import report
+from trustml.data import batches
 from trustml.experiments import build, describe, loop
 from trustml.experiments.train import LIMITS, run_name
 
@@ -35,6 +36,10 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         print(f"finished already; report: {workdir / 'report.html'}")
         return workdir / "report.html"
     data = build.dataset(config)
+    size = batches.size(data.train)
+    if (config.baseline.batch_size or 0) > size:
+        bound = f"must be at most the {size} training examples there are"
+        _validate.fail("baseline.batch_size", config.baseline.batch_size, bound)
     limits = list(LIMITS)
     sections, baseline, task, params = [], None, None, None
     for variant in variants(config):  # the last budget may be out of reach

@@ -204,6 +204,8 @@ def clipped_grad(
     _validate.positive(
         "l2_clip_norm", l2_clip_norm, "choose a finite clip norm above 0"
     )
+    cure = "squared norms must fit float32; rescale the loss and the clip norm"
+    _validate.in_half_open_interval("l2_clip_norm", l2_clip_norm, 1e-12, 1e12, cure)
     _validate.one_of("rule", rule, RULES)
     _validate.one_of("method", method, METHODS)
     if microbatch_size is not None:
@@ -228,6 +230,7 @@ def clipped_grad(
     def fn(params, batch, mask, key, example_ids=None):
         mask = jnp.asarray(mask)
         _check_key(key)
+        params = _as_arrays(params)
         num_rows = _check_batch(batch, mask)
         if example_ids is None:
             example_ids = jnp.arange(num_rows, dtype=jnp.uint32)
@@ -254,9 +257,7 @@ def clipped_grad(
         )
 
     def explain(params, example):
-        params = jax.tree.map(  # shapes alone will do
-            lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), params
-        )
+        params = _as_arrays(params)  # shapes alone will do
         train, frozen = trainable_lib.partition(params, trainable)
         batch = jax.tree.map(lambda x: jnp.asarray(x)[None], example)
         keys = jax.random.split(jax.random.key(0), 1)
@@ -274,6 +275,11 @@ def clipped_grad(
         microbatch_size=microbatch_size,
         trainable=trainable,
     )
+
+
+def _as_arrays(params):
+    """`params` with plain numbers as arrays."""
+    return jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), params)
 
 
 def _where(mask, x, other):
@@ -390,7 +396,8 @@ def _check_key(key) -> None:
     dtype = getattr(key, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.shape:
         raise ValueError(
-            f"key={key!r} is not one typed JAX key; give jax.random.key(seed), also to "
+            f"key of type {type(key).__name__} and shape {getattr(key, 'shape', None)} "
+            "is not one typed JAX key; give jax.random.key(seed), also to "
             "a loss without randomness."
         )
 

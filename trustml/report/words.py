@@ -210,9 +210,15 @@ def costs(runs: Sequence[Mapping[str, Any]]) -> Card:
     )
     if last is not base and before is not None and after is not None:
         lost, change = 100 * (before - after), (before, after)
+        ends = fmt.ends_of(schema.get(last, "test", "change"))
+        if ends is not None and ends[0] <= 0 <= ends[1]:
+            lead = "No change of accuracy beyond chance"
+        else:
+            direction = "lost" if lost >= 0 else "gained"
+            lead = f"{abs(lost):.1f} points of accuracy {direction}"
         headline = (
-            f"{abs(lost):.1f} points of accuracy {'lost' if lost >= 0 else 'gained'} "
-            f"with {names[last['name']]} ({' to '.join(map(fmt.percent, change))})"
+            f"{lead} with {names[last['name']]} "
+            f"({' to '.join(map(fmt.percent, change))})"
         )
         slower = schema.ratio(last, base, "seconds_per_step")
         if slower is not None:

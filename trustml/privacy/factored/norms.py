@@ -426,6 +426,10 @@ def _weighted(product, c) -> jax.Array:
 
 
 def _times(g, c):
-    """c_b g_b, in the type of g."""
+    """c_b g_b in float32.
+
+    Rounded to bfloat16, terms that cancel would no longer do so, and the sum could be
+    longer than the clip norm by any factor.
+    """
     c = c.reshape(c.shape + (1,) * (g.ndim - 1))
-    return (g.astype(jnp.float32) * c).astype(g.dtype)
+    return g.astype(jnp.float32) * c

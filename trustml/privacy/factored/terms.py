@@ -296,7 +296,7 @@ def _summed_out(dot: Dot) -> Dot:
     def one(x, dims, other):
         lone = [i for i, y in enumerate(dims) if y not in dot.out and y not in other]
         if lone:
-            x = jnp.sum(x, axis=tuple(lone))
+            x = jnp.sum(x, axis=tuple(lone), dtype=jnp.float32)
         return x, tuple(y for i, y in enumerate(dims) if i not in lone)
 
     a, a_dims = one(dot.a, dot.a_dims, dot.g_dims)
