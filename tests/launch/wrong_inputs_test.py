@@ -393,10 +393,19 @@ def linear(params, example, key):
     return jnp.vdot(params["w"], example["x"])
 
 
-def clip(loss=linear, params=PARAMS, batch=BATCH, mask=MASK, key=0, **options):
+def clip(
+    loss=linear,
+    params=PARAMS,
+    batch=BATCH,
+    mask=MASK,
+    key=0,
+    example_ids=None,
+    **options,
+):
     options = {"l2_clip_norm": 1.0} | options
     key = jax.random.key(key) if key is not None else None
-    return clipping.clipped_grad(loss, **options)(params, batch, mask, key)
+    clipper = clipping.clipped_grad(loss, **options)
+    return clipper(params, batch, mask, key, example_ids)
 
 
 @jax.custom_batching.custom_vmap
@@ -482,6 +491,18 @@ CALLS = {
     "no key": (
         lambda: clip(key=None),
         ("key of type NoneType", "is not one typed JAX key", "random.key(seed)"),
+    ),
+    "a loss with auxiliary values": (
+        lambda: clip(lambda p, e, k: (linear(p, e, k), e["x"])),
+        ("loss returns a tuple of 2", "return the loss alone"),
+    ),
+    "too few example ids": (
+        lambda: clip(example_ids=jnp.arange(3)),
+        ("example_ids has shape (3,)", "one integer for each of the 4 rows"),
+    ),
+    "example ids that are no integers": (
+        lambda: clip(example_ids=jnp.ones(4)),
+        ("dtype float32", "one integer for each of the 4 rows"),
     ),
     "a clip norm whose square float32 cannot hold": (
         lambda: clip(l2_clip_norm=1e-25),

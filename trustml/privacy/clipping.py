@@ -234,7 +234,7 @@ def clipped_grad(
         num_rows = _check_batch(batch, mask)
         if example_ids is None:
             example_ids = jnp.arange(num_rows, dtype=jnp.uint32)
-        example_ids = jnp.asarray(example_ids)
+        example_ids = _check_ids(example_ids, num_rows)
         batch = jax.tree.map(jnp.asarray, batch)
         # Masked rows, and rows that hold NaN or inf, become the all-zeros example
         # before the forward pass: what the compiler makes of a batch may mix 0 * NaN
@@ -402,11 +402,26 @@ def _check_key(key) -> None:
         )
 
 
+def _check_ids(example_ids, num_rows) -> jax.Array:
+    ids = jnp.asarray(example_ids)
+    if ids.shape != (num_rows,) or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(
+            f"example_ids has shape {ids.shape} and dtype {ids.dtype}; give one "
+            f"integer for each of the {num_rows} rows."
+        )
+    return ids
+
+
 def _check_loss(split_loss, train, frozen, batch, keys) -> None:
     one = jax.tree.map(trace.shape_of_one, (batch, keys))
     like = jax.tree.map(lambda x: trace.abstract(x, x.shape), (train, frozen))
     out = jax.eval_shape(split_loss, *like, *one)
     shape = getattr(out, "shape", None)
+    if isinstance(out, tuple):
+        raise ValueError(
+            f"loss returns a tuple of {len(out)}, and must return one scalar for ONE "
+            "example; return the loss alone, without auxiliary values."
+        )
     if shape != ():
         raise ValueError(
             f"loss returns {type(out) if shape is None else f'shape {shape}'}, and "
