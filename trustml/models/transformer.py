@@ -143,16 +143,17 @@ def _network(
     vocab_size,
     num_classes,
     num_slots,
+    *,
     max_length,
-    width,
-    depth,
-    heads,
-    mlp_width,
-    pooling,
-    dropout,
-    compute_dtype,
-    remat,
-    scan_layers,
+    width=128,
+    depth=2,
+    heads=4,
+    mlp_width=None,
+    pooling="mean",
+    dropout=0.0,
+    compute_dtype="float32",
+    remat=False,
+    scan_layers=False,
 ):
     _validate.integer_at_least("model.width", width, 1)
     _validate.integer_at_least("model.heads", heads, 1)
@@ -220,16 +221,16 @@ def classifier(
         vocab_size,
         num_classes,
         0,
-        max_length,
-        width,
-        depth,
-        heads,
-        mlp_width,
-        pooling,
-        dropout,
-        compute_dtype,
-        remat,
-        scan_layers,
+        max_length=max_length,
+        width=width,
+        depth=depth,
+        heads=heads,
+        mlp_width=mlp_width,
+        pooling=pooling,
+        dropout=dropout,
+        compute_dtype=compute_dtype,
+        remat=remat,
+        scan_layers=scan_layers,
     )
     init, forward, predict = layers.functions(
         module, layers.text_dummy(1), rngs=dropout > 0
@@ -244,18 +245,9 @@ def tagger(
     vocab_size: int,
     num_slots: int,
     *,
-    max_length: int,
     num_intents: int = 0,
-    width: int = 128,
-    depth: int = 2,
-    heads: int = 4,
-    mlp_width: int | None = None,
-    pooling: str = "mean",
-    dropout: float = 0.0,
-    compute_dtype: str = "float32",
-    remat: bool = False,
-    scan_layers: bool = False,
     slot_weight: float = 1.0,
+    **options,
 ) -> task_lib.Task:
     """A transformer that tags every token, and with `num_intents` classifies the text.
 
@@ -270,18 +262,10 @@ def tagger(
     Args:
       vocab_size: number of token ids, padding (0) included.
       num_slots: S, number of tags.
-      max_length: number of positions.
       num_intents: C; 0 for tags alone.
-      width: as in `classifier`, like all that follow.
-      depth: number of blocks.
-      heads: attention heads.
-      mlp_width: width of the hidden layer of a block.
-      pooling: of the intent classifier.
-      dropout: rate, in training only.
-      compute_dtype: 'float32' or 'bfloat16'.
-      remat: recompute blocks in the backward pass.
-      scan_layers: stack the blocks.
       slot_weight: weight of the tags in the loss, where there are intents.
+      **options: `max_length` and the others of `classifier`; `pooling` is that of the
+        intents.
 
     Raises:
       ValueError: as `classifier`.
@@ -289,23 +273,9 @@ def tagger(
     _validate.integer_at_least("model.num_slots", num_slots, 2)
     _validate.integer_at_least("model.num_intents", num_intents, 0)
     weight = _validate.non_negative("model.slot_weight", slot_weight)
-    module = _network(
-        vocab_size,
-        num_intents,
-        num_slots,
-        max_length,
-        width,
-        depth,
-        heads,
-        mlp_width,
-        pooling,
-        dropout,
-        compute_dtype,
-        remat,
-        scan_layers,
-    )
+    module = _network(vocab_size, num_intents, num_slots, **options)
     init, forward, predict = layers.functions(
-        module, layers.text_dummy(1), rngs=dropout > 0
+        module, layers.text_dummy(1), rngs=module.dropout > 0
     )
     embed, head = layers.embed_and_head(module)
 
