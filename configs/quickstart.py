@@ -13,7 +13,7 @@ of 5 seeds with 95% t-interval, and AUC of the loss-threshold attack (range of s
     epsilon = 8       96.5% [96.0, 97.0]   0.494-0.499
     epsilon = 1       94.1% [93.5, 94.7]   0.497-0.509
 
-The noise is secret, so each run differs: five runs before these had 97.8, 96.7 and 94.4.
+The noise is secret, so each run differs: five runs before these had 97.8, 96.7, 94.4.
 
 Rates, steps, batch sizes, clip norm and dropout were chosen by accuracy on the
 validation split, with the test figures in sight: expect a few tenths less on new data.
