@@ -78,14 +78,19 @@ def test_noise_is_added_to_the_sums_and_none_leaves_pass_through():
     assert int(after.step) == 1 and int(state.step) == 0
 
 
-def test_stddev_scales_the_noise_and_may_be_traced():
+def test_stddev_scales_the_noise_and_may_differ_by_step():
     base, state = noise.gaussian(1.0), noise.gaussian(1.0).init(rng.root(5))
-    one, _ = base.update(zeros(1000), state)
+    one, after = base.update(zeros(1000), state)
     fixed, _ = noise.gaussian(2.0).update(zeros(1000), state)
-    traced, _ = jax.jit(base.update)(zeros(1000), state, jnp.float32(2.0))
-    static, _ = base.update(zeros(1000), state, 2.0)
-    for other in (fixed, traced, static):
-        np.testing.assert_allclose(other, 2 * np.asarray(one), rtol=1e-6)
+    np.testing.assert_allclose(fixed, 2 * np.asarray(one), rtol=1e-6)
+    two, third = base.update(zeros(1000), after)
+    falling = noise.gaussian([2.0, 0.5])
+    first, _ = jax.jit(falling.update)(zeros(1000), state)
+    np.testing.assert_allclose(first, fixed, rtol=1e-6)
+    second, _ = jax.jit(falling.update)(zeros(1000), after)
+    np.testing.assert_allclose(second, 0.5 * np.asarray(two), rtol=1e-6)
+    beyond, _ = falling.update(zeros(1000), third)  # the last one stays
+    assert np.std(beyond) == pytest.approx(0.5, rel=0.1)
 
 
 def test_resuming_repeats_no_noise_and_equals_the_uninterrupted_run(tmp_path):
@@ -177,9 +182,8 @@ def test_bad_stddev_is_refused(stddev):
         ValueError, match="noise_stddev=.*> 0; set privacy.enabled=False"
     ):
         noise.gaussian(stddev)
-    mechanism = noise.gaussian(1.0)
     with pytest.raises(ValueError, match="noise_stddev=.*> 0"):
-        mechanism.update(zeros(2), mechanism.init(rng.root(0)), stddev)
+        noise.gaussian([1.0, stddev])
 
 
 def test_a_key_of_64_bits_is_no_root():

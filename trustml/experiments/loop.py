@@ -33,7 +33,7 @@ from trustml import task as task_lib
 from trustml import writer as writer_lib
 from trustml.data import batches, datasets
 from trustml.experiments import build, evaluate
-from trustml.privacy import clipping, noise, sampling
+from trustml.privacy import clipping, noise, quantile, sampling
 from trustml.privacy import plan as plan_lib
 from trustml.privacy import trainable as trainable_lib
 
@@ -46,7 +46,8 @@ class TrainState(NamedTuple):
       params: the model's parameters.
       opt_state: of the optimizer, over the trainable leaves.
       noise: keys and counter of the noise; () without privacy.
-      partial: sums of the current logical batch, float32, like the trainable leaves.
+      partial: sums of the current logical batch, float32: like the trainable leaves,
+        and bits of the tracked clip norms (or ()).
       counts: `Counts` of the current logical batch.
       nonfinite: int32[], gradients so far that were not finite, and contributed 0.
     """
@@ -103,7 +104,8 @@ class Trained(NamedTuple):
 def ordinary_sums(loss, selection=None) -> Callable:
     """Sums of unclipped gradients, called like a `ClippedGrad`; no guarantee."""
 
-    def fn(params, batch, mask, key, example_ids):
+    def fn(params, batch, mask, key, example_ids, group_clip_norms=None):
+        del group_clip_norms  # nothing is clipped
         train, frozen = trainable_lib.partition(params, selection)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_ids)
 
@@ -116,7 +118,8 @@ def ordinary_sums(loss, selection=None) -> Callable:
         grads, losses = jax.grad(total, has_aux=True)(train)
         grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
         nothing = jnp.zeros_like(losses)
-        info = clipping.ClipInfo(nothing, losses, ~jnp.isfinite(losses) & mask)
+        bad = ~jnp.isfinite(losses) & mask
+        info = clipping.ClipInfo(nothing, losses, bad, nothing[:, None])
         return grads, info
 
     return fn
@@ -137,7 +140,8 @@ def make_step(
     """One call over one set of buffers: (state, rows, finish) -> (state, counts).
 
     Args:
-      sums_fn: (params, batch, mask, key, example_ids) -> (sums, ClipInfo).
+      sums_fn: (params, batch, mask, key, example_ids, group_clip_norms) -> (sums,
+        ClipInfo).
       mechanism: adds the noise; None trains without.
       optimizer: applied to noisy sums / expected_batch_size.
       expected_batch_size: m, a public constant.
@@ -153,14 +157,16 @@ def make_step(
     """
 
     def local(replicated, row):
-        params, key = replicated
+        params, key, norms = replicated
         batch, mask, ids, trips = row
+        longest = l2_clip_norm if norms is None else jnp.linalg.norm(norms)
 
         def microbatch(i, carry):
             sums, counts = carry
             one = jax.tree.map(lambda x: x[i], (batch, mask, ids))
-            new, info = sums_fn(params, one[0], one[1], key, one[2])
-            sums = jax.tree.map(jnp.add, sums, new)
+            new, info = sums_fn(params, one[0], one[1], key, one[2], norms)
+            bits = () if norms is None else quantile.within(info, one[1], norms)
+            sums = jax.tree.map(jnp.add, sums, (new, bits))
             return sums, jax.tree.map(jnp.add, counts, _count(info, one[1]))
 
         def total(x):
@@ -168,14 +174,15 @@ def make_step(
 
         def _count(info, mask):
             ok = mask & ~info.nonfinite_per_example
-            norms = jnp.where(ok, info.norms_per_example, 0.0)
+            lengths = jnp.where(ok, info.norms_per_example, 0.0)
             losses = jnp.where(ok, info.losses_per_example, 0.0)
-            over = total(ok & (norms > l2_clip_norm))
+            over = total(ok & (lengths > longest))
             bad = total(info.nonfinite_per_example)
-            return Counts(total(mask), total(losses), total(norms), over, bad)
+            return Counts(total(mask), total(losses), total(lengths), over, bad)
 
         train, _ = trainable_lib.partition(params, selection)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), train)
+        bits = () if norms is None else norms
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (train, bits))
         start = (zeros, Counts(*[jnp.float32(0)] * 5))
         return jax.lax.fori_loop(0, trips, microbatch, start), ()
 
@@ -183,16 +190,18 @@ def make_step(
 
     def step(state: TrainState, rows, finish):
         key = rng.step_key(dropout_key, state.step)
-        (sums, counts), _ = over_devices((state.params, key), rows)
+        norms = None if mechanism is None else mechanism.clip_norms(state.noise)
+        (sums, counts), _ = over_devices((state.params, key, norms), rows)
         sums = jax.tree.map(jnp.add, state.partial, sums)
         counts = jax.tree.map(jnp.add, state.counts, counts)
         zeros = jax.tree.map(jnp.zeros_like, (sums, counts))
 
         def update(state):
             train, frozen = trainable_lib.partition(state.params, selection)
-            noisy, noise_state = sums, state.noise
+            (noisy, bits), noise_state = sums, state.noise
             if mechanism is not None:
-                noisy, noise_state = mechanism.update(sums, state.noise)
+                within = None if norms is None else bits
+                noisy, noise_state = mechanism.update(noisy, noise_state, within)
             mean = jax.tree.map(
                 lambda s, p: (s / expected_batch_size).astype(p.dtype), noisy, train
             )
@@ -212,10 +221,13 @@ def make_step(
     return step
 
 
-def initial_state(params, optimizer, noise_state, selection) -> TrainState:
-    """The state before the first step."""
+def initial_state(
+    params, optimizer, noise_state, selection, clip_norms=None
+) -> TrainState:
+    """The state before the first step; `clip_norms` where they are tracked."""
     train, _ = trainable_lib.partition(params, selection)
-    partial = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), train)
+    bits = () if clip_norms is None else clip_norms
+    partial = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (train, bits))
     counts = Counts(*(jnp.float32(0) for _ in Counts._fields))
     step, bad = jnp.int32(0), jnp.int32(0)  # two buffers: both are donated
     opt_state = optimizer.init(train)
@@ -252,7 +264,8 @@ def fit(
         sums_fn, mechanism = clipper, plan.mechanism
 
     noise_state = mechanism.init(root) if mechanism else ()
-    state = initial_state(params, optimizer, noise_state, selection)
+    tracked = mechanism.clip_norms(noise_state) if mechanism else None
+    state = initial_state(params, optimizer, noise_state, selection, tracked)
     state = parallel.replicate(state, devices)
     digest = ":".join(
         [config_lib.digest(config), data.digest, plan.digest if plan else "none"]

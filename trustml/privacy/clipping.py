@@ -2,16 +2,19 @@
 
     g_clip = sum_i mask_i c_i g_i,   c_i = min(1, C / ||g_i||_2)     (Abadi et al. 2016)
 
-A *rule* says how norms become factors c; a *method* says how norms and the weighted sum
-are computed, and every method gives the same numbers for the same rule:
+A *rule* says how norms become factors c (`trustml.privacy.rules`); a *method* says how
+norms and the weighted sum are computed, and every method gives the same numbers:
 
 `book_keeping`  factors instead of per-example gradients, for any loss (see `factored`);
                 costs little more than the ordinary gradient. The default.
+`ghost`         norms from the factors, then the ordinary gradient of sum_i c_i loss_i:
+                a forward and backward pass more, nothing kept between the two. For
+                models under `remat`.
 `vmap`          `vmap(grad)` and one contraction: the oracle; memory B x parameters.
 
-Either runs over the batch in chunks of `microbatch_size` in bounded memory.
+Each runs over the batch in chunks of `microbatch_size` in bounded memory.
 
-Dimension key: B examples.
+Dimension key: B examples, G groups of leaves that are clipped together.
 
 Example::
 
@@ -21,7 +24,7 @@ Example::
     print(clipper.explain(params, example))
 
 References: https://arxiv.org/abs/1607.00133 (DP-SGD), https://arxiv.org/abs/2210.00038
-(book-keeping).
+(book-keeping), https://arxiv.org/abs/2110.05679 (ghost clipping).
 """
 
 import dataclasses
@@ -35,13 +38,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from trustml import _validate
-from trustml.privacy import isolation
+from trustml.privacy import arguments, coverage, explanation, isolation
+from trustml.privacy import rules as rules_lib
 from trustml.privacy import trainable as trainable_lib
 from trustml.privacy.factored import terms as terms_lib
 from trustml.privacy.factored import trace
 
-RULES = ("flat",)
-METHODS = ("auto", "book_keeping", "vmap")
+METHODS = ("auto", "book_keeping", "ghost", "vmap")
 
 Relation = dp_accounting.NeighboringRelation
 
@@ -55,48 +58,13 @@ class ClipInfo(NamedTuple):
       losses_per_example: float32[B]; 0 where masked.
       nonfinite_per_example: bool[B]; examples whose loss or gradient is not finite,
         which contribute exactly 0.
+      group_norms_per_example: norms of each group of leaves, float32[B, G].
     """
 
     norms_per_example: jax.Array
     losses_per_example: jax.Array
     nonfinite_per_example: jax.Array
-
-
-class Row(NamedTuple):
-    """How the gradient of one leaf is handled; a row of `Explanation`."""
-
-    leaf: str
-    shape: tuple[int, ...]
-    rule: str
-    norm: str
-    dims: str
-    flops_per_example: int
-    bytes_per_example: int
-    reason: str
-
-
-class Explanation(NamedTuple):
-    """What book-keeping found in a loss; `str` of it is a table."""
-
-    rows: tuple[Row, ...]
-
-    @property
-    def materialized(self) -> int:
-        """Number of leaves that keep a gradient per example for lack of a rule."""
-        return len({row.leaf for row in self.rows if row.rule == "materialized"})
-
-    def __str__(self) -> str:
-        """A table with one line per leaf and form."""
-        head = Row._fields
-        cells = [head, *([str(x) for x in row] for row in self.rows)]
-        width = [max(len(line[i]) for line in cells) for i in range(len(head))]
-        lines = [
-            "  ".join(x.ljust(w) for x, w in zip(line, width, strict=True)).rstrip()
-            for line in cells
-        ]
-        count = self.materialized
-        tail = f"{count} of {len({r.leaf for r in self.rows})} leaves are materialized."
-        return "\n".join([*lines, tail])
+    group_norms_per_example: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,16 +72,18 @@ class ClippedGrad:
     """A clipped-gradient function with its guarantee; made by `clipped_grad`."""
 
     fn: Callable[..., tuple[Any, ClipInfo]]
-    explain_fn: Callable[..., Explanation]
+    explain_fn: Callable[..., explanation.Explanation]
     loss: Callable
     l2_clip_norm: float
-    rule: str
+    rule: rules_lib.Rule
     method: str
     microbatch_size: int | None
     trainable: trainable_lib.Selection
     privacy_unit: str = "example"
 
-    def __call__(self, params, batch, mask, key, example_ids=None):
+    def __call__(
+        self, params, batch, mask, key, example_ids=None, group_clip_norms=None
+    ):
         """Sum of clipped gradients and diagnostics.
 
         Args:
@@ -123,11 +93,18 @@ class ClippedGrad:
           key: a typed key; example i gets `fold_in(key, example_ids[i])`.
           example_ids: int[B] that name the examples, so that an example's randomness
             does not depend on its slot; slots where None.
+          group_clip_norms: float32[G] instead of the built-in norms, for a rule whose
+            norms move. Whoever passes them owns the sensitivity: their L2 norm.
 
         Returns:
           (sums, info): sums like `params` in float32, `None` for frozen leaves.
         """
-        return self.fn(params, batch, mask, key, example_ids)
+        return self.fn(params, batch, mask, key, example_ids, group_clip_norms)
+
+    def groups(self, params) -> rules_lib.Groups:
+        """Which trainable leaves of `params` are clipped together."""
+        train, _ = trainable_lib.partition(params, self.trainable)
+        return self.rule.groups_of(trainable_lib.paths(train))
 
     def sensitivity(self, relation: Relation) -> float:
         """Largest L2 change of the sum when one example changes under `relation`."""
@@ -139,7 +116,7 @@ class ClippedGrad:
             )
         return self.l2_clip_norm * (2.0 if relation is Relation.REPLACE_ONE else 1.0)
 
-    def explain(self, params, example) -> Explanation:
+    def explain(self, params, example) -> explanation.Explanation:
         """How each leaf is handled, for one example without a batch axis."""
         return self.explain_fn(params, example)
 
@@ -153,21 +130,29 @@ class ClippedGrad:
         Raises:
           ValueError: names the leaf, or the rows, that disagree.
         """
-        _check(self, params, batch, jax.random.key(0) if key is None else key)
+        oracle = clipped_grad(
+            self.loss,
+            l2_clip_norm=self.l2_clip_norm,
+            rule=self.rule,
+            method="vmap",
+            trainable=self.trainable,
+        )
+        key = jax.random.key(0) if key is None else key
+        coverage.check(self, oracle, params, batch, key)
 
 
 def clipped_grad(
     loss: Callable[[Any, Any, Any], jax.Array],
     *,
     l2_clip_norm: float,
-    rule: str = "flat",
+    rule: str | rules_lib.Rule = "flat",
     method: str = "auto",
     microbatch_size: int | None = None,
     trainable: trainable_lib.Selection = None,
 ) -> ClippedGrad:
     """Sum over a batch of the gradients of `loss`, each clipped to `l2_clip_norm`.
 
-    g_clip = sum_i mask_i g_i min(1, C / ||g_i||_2)
+    g_clip = sum_i mask_i g_i min(1, C / ||g_i||_2)        (or another rule's factor)
 
     Formal guarantees: whatever one example holds (NaN and inf included), adding or
       removing it changes the sum by at most `l2_clip_norm` in L2, up to float32
@@ -176,9 +161,10 @@ def clipped_grad(
     Args:
       loss: (params, example, key) -> float32[]; one example, no batch axis.
       l2_clip_norm: C > 0, in units of the gradient.
-      rule: how norms become factors; 'flat'.
+      rule: how norms become factors: a name of `rules.NAMES`, or a `rules.Rule`.
       method: 'auto' and 'book_keeping' keep factors and choose the norm of each leaf by
-        cost; 'vmap' is the oracle. Same numbers.
+        cost; 'ghost' takes two passes (float32 models, rules of one group); 'vmap' is
+        the oracle. Same numbers.
       microbatch_size: rows processed at a time, to bound memory; None for all at once.
       trainable: globs of leaf paths, or a predicate of paths; None for all leaves.
 
@@ -199,14 +185,13 @@ def clipped_grad(
 
     References: https://arxiv.org/abs/1607.00133, https://arxiv.org/abs/2210.00038
     """
-    if not callable(loss):
-        raise ValueError(f"loss={loss!r} is not callable; pass (params, example, key).")
+    arguments.check_loss_takes(loss)
     _validate.positive(
         "l2_clip_norm", l2_clip_norm, "choose a finite clip norm above 0"
     )
     cure = "squared norms must fit float32; rescale the loss and the clip norm"
     _validate.in_half_open_interval("l2_clip_norm", l2_clip_norm, 1e-12, 1e12, cure)
-    _validate.one_of("rule", rule, RULES)
+    rule = rules_lib.rule(rule)
     _validate.one_of("method", method, METHODS)
     if microbatch_size is not None:
         _validate.integer_at_least("microbatch_size", microbatch_size, 1)
@@ -215,26 +200,31 @@ def clipped_grad(
         return loss(trainable_lib.combine(train, frozen), example, key)
 
     def prepared(train, frozen, batch, keys) -> trace.Factored:
-        _check_loss(split_loss, train, frozen, batch, keys)
+        arguments.check_scalar(split_loss, train, frozen, batch, keys)
+        program = trace.gradient_program(split_loss, train, frozen, batch, keys)
+        isolation.check_program(program.jaxpr)
         return trace.factored(split_loss, train, frozen, batch, keys)
 
-    def one_chunk(params, batch, mask, example_ids, key):
+    def one_chunk(params, clip_norms, batch, mask, example_ids, key):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_ids)
         train, frozen = trainable_lib.partition(params, trainable)
-        if method == "vmap":
-            _check_loss(split_loss, train, frozen, batch, keys)
-            return _by_vmap(split_loss, train, frozen, batch, mask, keys, l2_clip_norm)
+        groups = rule.groups_of(trainable_lib.paths(train))
+        limits = _Limits(rule, groups, clip_norms)
         bound = prepared(train, frozen, batch, keys)
-        return _by_factors(bound, train, frozen, batch, mask, keys, l2_clip_norm)
+        by = {"vmap": _by_vmap, "ghost": _by_ghost}.get(method, _by_factors)
+        return by(split_loss, bound, train, frozen, batch, mask, keys, limits)
 
-    def fn(params, batch, mask, key, example_ids=None):
+    def fn(params, batch, mask, key, example_ids=None, group_clip_norms=None):
         mask = jnp.asarray(mask)
-        _check_key(key)
+        arguments.check_key(key)
         params = _as_arrays(params)
-        num_rows = _check_batch(batch, mask)
+        num_rows = arguments.check_batch(batch, mask)
         if example_ids is None:
             example_ids = jnp.arange(num_rows, dtype=jnp.uint32)
-        example_ids = _check_ids(example_ids, num_rows)
+        example_ids = arguments.check_ids(example_ids, num_rows)
+        train, _ = trainable_lib.partition(params, trainable)
+        groups = rule.groups_of(trainable_lib.paths(train))
+        clip_norms = _clip_norms(l2_clip_norm, groups, group_clip_norms)
         batch = jax.tree.map(jnp.asarray, batch)
         # Masked rows, and rows that hold NaN or inf, become the all-zeros example
         # before the forward pass: what the compiler makes of a batch may mix 0 * NaN
@@ -246,14 +236,16 @@ def clipped_grad(
             example_ids,
         )
         if microbatch_size is None or microbatch_size >= num_rows:
-            sums, info = one_chunk(params, *rows, key)
+            sums, info = one_chunk(params, clip_norms, *rows, key)
         else:
-            sums, info = _chunked(one_chunk, microbatch_size, params, rows, key)
+            same = (params, clip_norms)
+            sums, info = _chunked(one_chunk, microbatch_size, same, rows, key)
         refused = mask & ~usable
         return sums, ClipInfo(
             jnp.where(refused, jnp.inf, info.norms_per_example),
             jnp.where(refused, jnp.nan, info.losses_per_example),
             info.nonfinite_per_example | refused,
+            _where(~refused, info.group_norms_per_example, jnp.inf),
         )
 
     def explain(params, example):
@@ -263,7 +255,7 @@ def clipped_grad(
         keys = jax.random.split(jax.random.key(0), 1)
         bound = prepared(train, frozen, batch, keys)
         out = jax.eval_shape(bound.run, train, frozen, batch, keys)
-        return _explanation(train, out.leaves)
+        return explanation.of(train, out.leaves)
 
     return ClippedGrad(
         fn=fn,
@@ -296,53 +288,127 @@ def _finite_rows(batch, num_rows):
     return finite
 
 
-def _factors(norm2_upper, losses, mask, l2_clip_norm):
-    """Clip factors [B] and which rows are not finite; such rows get factor 0."""
-    finite = jnp.isfinite(norm2_upper) & jnp.isfinite(losses)
-    norm = jnp.sqrt(jnp.where(finite, norm2_upper, 0.0))
-    scale = l2_clip_norm / jnp.maximum(norm, l2_clip_norm)
-    return jnp.where(finite & mask, scale, 0.0), ~finite & mask
+def _clip_norms(total: float, groups: rules_lib.Groups, given) -> jax.Array:
+    """Clip norm of every group, float32[G]."""
+    if given is None:
+        return total * jnp.asarray(groups.shares, jnp.float32)
+    given = jnp.asarray(given)
+    if given.shape != (len(groups.names),) or given.dtype != jnp.float32:
+        _validate.fail(
+            "group_clip_norms",
+            f"{given.dtype}{list(given.shape)}",
+            f"must be float32[{len(groups.names)}]",
+            "give one norm for each group of the rule",
+        )
+    return given
 
 
-def _info(norm2, losses, mask, bad) -> ClipInfo:
-    norms = jnp.where(bad, jnp.inf, jnp.sqrt(jnp.maximum(norm2, 0.0)))
-    return ClipInfo(_where(mask, norms, 0.0), _where(mask, losses, 0.0), bad)
+class _Limits(NamedTuple):
+    """A rule, its groups and their clip norms, float32[G]."""
+
+    rule: rules_lib.Rule
+    groups: rules_lib.Groups
+    clip_norms: jax.Array
+
+    def in_groups(self, per_leaf) -> list[jax.Array]:
+        """Sums over the leaves of each group."""
+        sums: list[Any] = [None] * len(self.groups.names)
+        for group, x in zip(self.groups.index, per_leaf, strict=True):
+            sums[group] = x if sums[group] is None else sums[group] + x
+        return sums
+
+    def factors(self, norm2_leaves, losses, mask, shrink=1.0):
+        """Factors [B] of every leaf, and which rows are not finite (factor 0)."""
+        norm2 = self.in_groups(norm2_leaves)
+        finite = jnp.isfinite(losses)
+        for x in norm2:
+            finite &= jnp.isfinite(x)
+        of_group = []
+        for x, clip_norm in zip(norm2, self.clip_norms, strict=True):
+            norms = jnp.sqrt(jnp.where(finite, x, 0.0))
+            factors = self.rule.weight(norms, clip_norm * jnp.float32(shrink))
+            of_group.append(jnp.where(finite & mask, factors, 0.0))
+        return [of_group[group] for group in self.groups.index], ~finite
+
+    def info(self, norm2_leaves, losses, mask, bad) -> ClipInfo:
+        norm2 = jnp.stack(self.in_groups(norm2_leaves), axis=1)
+        norms = _where(~bad, jnp.sqrt(jnp.maximum(norm2, 0.0)), jnp.inf)
+        whole = jnp.sqrt(jnp.sum(jnp.square(norms), axis=1))
+        return ClipInfo(
+            _where(mask, whole, 0.0),
+            _where(mask, losses, 0.0),
+            bad & mask,
+            _where(mask, norms, 0.0),
+        )
 
 
-def _by_factors(bound, train, frozen, batch, mask, keys, l2_clip_norm):
+def _is_low_precision(x) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
+
+
+def _by_factors(split_loss, bound, train, frozen, batch, mask, keys, limits):
+    del split_loss  # traced in `bound`
     out = bound.run(train, frozen, batch, keys)
-    low_precision = any(
-        jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
-        for x in jax.tree.leaves(out.leaves)
-    )
-    effective = l2_clip_norm * (1 - 2.0**-7) if low_precision else l2_clip_norm
-    factors, bad = _factors(out.norm2_upper, out.losses, mask, effective)
+    low_precision = any(map(_is_low_precision, jax.tree.leaves(out.leaves)))
+    shrink = 1 - 2.0**-7 if low_precision else 1.0
+    factors, bad = limits.factors(out.norm2_upper, out.losses, mask, shrink)
     # 0 * NaN is NaN: the factors of rows that are not finite are zeroed as well.
-    suspect = ~(jnp.isfinite(out.norm2_upper) & jnp.isfinite(out.losses))
-    sums = bound.clipped_sum(trace.zeroed(out.leaves, suspect), factors)
-    return sums, _info(out.norm2, out.losses, mask, bad)
+    sums = bound.clipped_sum(trace.zeroed(out.leaves, bad), factors)
+    return sums, limits.info(out.norm2, out.losses, mask, bad)
 
 
-def _by_vmap(split_loss, train, frozen, batch, mask, keys, l2_clip_norm):
+def _by_ghost(split_loss, bound, train, frozen, batch, mask, keys, limits):
+    if len(limits.groups.names) > 1:
+        _validate.fail(
+            "method",
+            "ghost",
+            f"has one factor for an example, and the rule '{limits.rule.name}' has "
+            f"{len(limits.groups.names)}",
+            "use method='book_keeping'",
+        )
+    out = bound.run(train, frozen, batch, keys)
+    if any(map(_is_low_precision, jax.tree.leaves((out.leaves, train)))):
+        _validate.fail(
+            "method",
+            "ghost",
+            "adds up gradients in the precision of the loss, which must be float32 for "
+            "the clip norm to hold",
+            "use method='book_keeping' for a loss in low precision",
+        )
+    factors, bad = limits.factors(out.norm2_upper, out.losses, mask)
+    # A row of weight 0 takes the content of a finite one: 0 * NaN is NaN.
+    good = mask & ~bad
+    rows = jnp.where(good, jnp.arange(mask.shape[0]), jnp.argmax(good))
+    batch = jax.tree.map(lambda x: x[rows], batch)
+    keys = jax.random.clone(keys[rows])  # on purpose: the same randomness twice
+    weights = lax.stop_gradient(factors[0])
+
+    def total(train):
+        losses = jax.vmap(split_loss, (None, None, 0, 0))(train, frozen, batch, keys)
+        return jnp.sum(weights * losses.astype(jnp.float32))
+
+    any_good = jnp.any(good)
+    sums = jax.tree.map(lambda g: jnp.where(any_good, g, 0.0), jax.grad(total)(train))
+    return sums, limits.info(out.norm2, out.losses, mask, bad)
+
+
+def _by_vmap(split_loss, bound, train, frozen, batch, mask, keys, limits):
+    del bound  # factors are of no use here
     mapped = jax.vmap(jax.value_and_grad(split_loss), (None, None, 0, 0))
     losses, grads = mapped(train, frozen, batch, keys)
-    grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+    leaves, tree = jax.tree.flatten(grads)
+    leaves = [g.astype(jnp.float32) for g in leaves]
     losses = losses.astype(jnp.float32)
-    squares = [
-        jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim)))
-        for g in jax.tree.leaves(grads)
+    norm2 = [jnp.sum(jnp.square(g), axis=tuple(range(1, g.ndim))) for g in leaves]
+    factors, bad = limits.factors(norm2, losses, mask)
+    sums = [
+        terms_lib.contract(c, _where(~bad, g, 0), ((0,), (0,)))
+        for c, g in zip(factors, leaves, strict=True)
     ]
-    norm2 = sum(squares[1:], squares[0])
-    factors, bad = _factors(norm2, losses, mask, l2_clip_norm)
-    suspect = ~(jnp.isfinite(norm2) & jnp.isfinite(losses))
-    sums = jax.tree.map(
-        lambda g: terms_lib.contract(factors, _where(~suspect, g, 0), ((0,), (0,))),
-        grads,
-    )
-    return sums, _info(norm2, losses, mask, bad)
+    return tree.unflatten(sums), limits.info(norm2, losses, mask, bad)
 
 
-def _chunked(one_chunk, size, params, rows, key):
+def _chunked(one_chunk, size, same, rows, key):
     """`one_chunk` over consecutive chunks of `size` rows, the sums accumulated."""
     num_rows = rows[1].shape[0]
     chunks = math.ceil(num_rows / size)
@@ -356,13 +422,13 @@ def _chunked(one_chunk, size, params, rows, key):
     xs = jax.tree.map(split, rows)
 
     def body(total, x):
-        sums, info = one_chunk(params, *x, key)
+        sums, info = one_chunk(*same, *x, key)
         return jax.tree.map(jnp.add, total, sums), info
 
     first = jax.tree.map(lambda x: x[0], xs)
-    like = jax.eval_shape(one_chunk, params, *first, key)[0]
+    like = jax.eval_shape(one_chunk, *same, *first, key)[0]
     sums, info = lax.scan(body, jax.tree.map(_zeros_like, like), xs)
-    flat = jax.tree.map(lambda x: x.reshape(-1)[:num_rows], info)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_rows], info)
     return sums, flat
 
 
@@ -372,144 +438,3 @@ def _zeros_like(aval):
     axes = aval.manual_axis_type
     varying = tuple(axes.varying) if axes is not None else ()
     return lax.pcast(zeros, varying, to="varying") if varying else zeros
-
-
-def _check_batch(batch, mask) -> int:
-    if mask.ndim != 1 or mask.dtype != jnp.bool_:
-        raise ValueError(
-            f"mask has shape {mask.shape} and dtype {mask.dtype}; give bool[B], True "
-            "for every real example."
-        )
-    for path, x in jax.tree_util.tree_leaves_with_path(batch):
-        shape = jnp.shape(x)
-        if not shape or shape[0] != mask.shape[0]:
-            name = f"batch['{trainable_lib.path_of(path)}']" if path else "batch"
-            raise ValueError(
-                f"{name} has shape {shape}, but the "
-                f"mask has {mask.shape[0]} rows; every leaf needs the leading axis "
-                f"[{mask.shape[0]}, ...]."
-            )
-    return mask.shape[0]
-
-
-def _check_key(key) -> None:
-    dtype = getattr(key, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.shape:
-        raise ValueError(
-            f"key of type {type(key).__name__} and shape {getattr(key, 'shape', None)} "
-            "is not one typed JAX key; give jax.random.key(seed), also to "
-            "a loss without randomness."
-        )
-
-
-def _check_ids(example_ids, num_rows) -> jax.Array:
-    ids = jnp.asarray(example_ids)
-    if ids.shape != (num_rows,) or not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise ValueError(
-            f"example_ids has shape {ids.shape} and dtype {ids.dtype}; give one "
-            f"integer for each of the {num_rows} rows."
-        )
-    return ids
-
-
-def _check_loss(split_loss, train, frozen, batch, keys) -> None:
-    one = jax.tree.map(trace.shape_of_one, (batch, keys))
-    like = jax.tree.map(lambda x: trace.abstract(x, x.shape), (train, frozen))
-    out = jax.eval_shape(split_loss, *like, *one)
-    shape = getattr(out, "shape", None)
-    if isinstance(out, tuple):
-        raise ValueError(
-            f"loss returns a tuple of {len(out)}, and must return one scalar for ONE "
-            "example; return the loss alone, without auxiliary values."
-        )
-    if shape != ():
-        raise ValueError(
-            f"loss returns {type(out) if shape is None else f'shape {shape}'}, and "
-            "must return one scalar for ONE example; drop the batch axis and sum or "
-            "average inside the loss."
-        )
-    if not jnp.issubdtype(out.dtype, jnp.floating):
-        raise ValueError(f"loss returns dtype {out.dtype}; return a float scalar.")
-    program = trace.gradient_program(split_loss, train, frozen, batch, keys)
-    isolation.check_program(program.jaxpr)
-
-
-def _explanation(train, leaves) -> Explanation:
-    rows = []
-    named = jax.tree_util.tree_leaves_with_path(train)
-    for (path, x), leaf in zip(named, leaves, strict=True):
-        for note in leaf.notes:
-            dims = " ".join(f"{k}={v}" for k, v in note.dims)
-            name, shape = trainable_lib.path_of(path), tuple(x.shape)
-            cost = (note.flops, note.bytes, note.reason)
-            rows.append(Row(name, shape, note.kind, note.norm, dims, *cost))
-    return Explanation(tuple(rows))
-
-
-def _check(clipper: ClippedGrad, params, batch, key) -> None:
-    rows = min(3, jax.tree.leaves(batch)[0].shape[0])
-    few = jax.tree.map(lambda x: jnp.asarray(x)[:rows], batch)
-    mask = jnp.arange(rows) < max(1, rows - 1)
-    options = {"l2_clip_norm": clipper.l2_clip_norm, "trainable": clipper.trainable}
-    oracle = clipped_grad(clipper.loss, method="vmap", **options)
-    run = jax.jit(clipper.fn)
-    got, info = run(params, few, mask, key)
-    want, truth = jax.jit(oracle.fn)(params, few, mask, key)
-    low = any(
-        jnp.issubdtype(x.dtype, jnp.floating) and jnp.finfo(x.dtype).bits < 32
-        for x in jax.tree.leaves(params)
-    )
-    low = low or _has_low_precision(clipper.loss, params, few, key)
-    tolerance = 2e-2 if low else 1e-4
-    whole = math.sqrt(sum(float(jnp.sum(x**2)) for x in jax.tree.leaves(want))) or 1.0
-    named = jax.tree_util.tree_leaves_with_path(want)
-    for (path, w), g in zip(named, jax.tree.leaves(got), strict=True):
-        error = float(jnp.linalg.norm((w - g).ravel())) / whole
-        if not error <= tolerance:
-            raise ValueError(
-                f"parameter '{trainable_lib.path_of(path)}': the clipped sum of "
-                f"method='{clipper.method}' is off by {error:.1e} of the whole, bound "
-                f"{tolerance:g}; use method='vmap' and report the loss as a defect."
-            )
-    n, t = info.norms_per_example, truth.norms_per_example
-    wrong = float(
-        jnp.max(jnp.abs(n - t) / jnp.maximum(t, 1e-30), initial=0, where=t > 0)
-    )
-    if jnp.all(jnp.isfinite(t)) and not wrong <= tolerance:
-        raise ValueError(
-            f"gradient norms of method='{clipper.method}' are off by {wrong:.1e}, "
-            f"bound {tolerance:g}; use method='vmap' and report the loss as a defect."
-        )
-    if rows > 1:
-        _check_isolation(run, params, few, key, info, rows)
-
-
-def _check_isolation(run, params, few, key, info, rows) -> None:
-    """Changes the last row, then fills it with NaN: no other row may move."""
-
-    def filled(x):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            return x.at[-1].set(x[0])
-        return x.at[-1].set(jnp.nan)
-
-    everyone = jnp.ones((rows,), bool)
-    base = run(params, few, everyone, key)[1]
-    for changed in (
-        jax.tree.map(lambda x: x.at[-1].set(x[0]), few),
-        jax.tree.map(filled, few),
-    ):
-        other = run(params, changed, everyone, key)[1]
-        for name in ("losses_per_example", "norms_per_example"):
-            before, after = (getattr(i, name)[:-1] for i in (base, other))
-            if not bool(jnp.allclose(before, after, rtol=1e-6, equal_nan=True)):
-                raise ValueError(
-                    f"loss: changing one example moved the {name} of another, so "
-                    "examples are not isolated; remove whatever mixes the batch (batch "
-                    "statistics, in-batch negatives)."
-                )
-
-
-def _has_low_precision(loss, params, few, key) -> bool:
-    one = jax.tree.map(trace.shape_of_one, few)
-    program = jax.make_jaxpr(loss)(params, one, key)
-    return any(name in str(program) for name in ("bf16", "f16["))

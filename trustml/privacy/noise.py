@@ -32,11 +32,12 @@ Example::
         mean = jax.tree.map(lambda s: s / plan.expected_batch_size, noisy)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trustml import _validate, rng
 
@@ -55,63 +56,105 @@ class NoiseState(NamedTuple):
     step: jax.Array
 
 
+def _untracked(state) -> None:
+    del state
+    return None
+
+
 class Mechanism(NamedTuple):
-    """A pair of pure functions, as in optax.
+    """Pure functions, as in optax.
 
     Attributes:
-      init: rng.Root -> NoiseState.
-      update: (sums, NoiseState[, stddev]) -> (noisy sums, NoiseState).
+      init: rng.Root -> state, a pytree of arrays.
+      update: (sums, state, within=None) -> (noisy sums, state); `within` only where
+        clip norms are tracked, see `trustml.privacy.quantile`.
+      clip_norms: state -> float32[G], the clip norms of the next step; None where they
+        are the clipper's own.
     """
 
-    init: Callable[[rng.Root], NoiseState]
-    update: Callable[..., tuple[Sums, NoiseState]]
+    init: Callable[[rng.Root], Any]
+    update: Callable[..., tuple[Sums, Any]]
+    clip_norms: Callable[[Any], Any] = _untracked
 
 
-def gaussian(stddev: float) -> Mechanism:
+def gaussian(stddev: float | Iterable[float]) -> Mechanism:
     """Adds N(0, stddev^2) to every coordinate of every leaf.
 
     Args:
       stddev: absolute standard deviation of the noise on the *sum* of clipped
-        gradients (noise multiplier times `l2_clip_norm`), > 0; take it from the plan.
+        gradients (noise multiplier times `l2_clip_norm`), > 0; one number, or one for
+        every step (the last also beyond them). Take it from the plan.
 
     Returns:
-      Mechanism. `update(sums, state, stddev=None)`: sums are float32 leaves of any
-      shape, None leaves pass through; a float or float32[] `stddev` overrides the
-      built-in one for this step (tracked clip norms). Pure, for use under `jax.jit`.
+      Mechanism. `update(sums, state)`: sums are float32 leaves of any shape, None
+      leaves pass through. Pure, for use under `jax.jit`.
 
     Raises:
       ValueError: when built, if stddev is not finite and > 0; when traced, if a leaf
         is not float32 or init got something other than a `rng.Root`.
     """
-    cure = "set privacy.enabled=False to train without privacy"
-    built_in = _validate.positive("noise_stddev", stddev, cure)
+    scales = stddevs(stddev)
 
-    def init(root) -> NoiseState:
-        if not isinstance(root, rng.Root):
+    def update(sums: Sums, state: NoiseState, within=None) -> tuple[Sums, NoiseState]:
+        if within is not None:
             _validate.fail(
-                "root",
-                type(root).__name__,
-                "must be a trustml.rng.Root (a JAX key holds only 64 bits)",
-                "use rng.root()",
+                "within",
+                type(within).__name__,
+                "is given to a mechanism that tracks no clip norm",
+                "take the mechanism from the plan of the same clipper",
             )
-        return NoiseState(rng.stream(root, "noise"), jnp.zeros((), jnp.int32))
-
-    def update(
-        sums: Sums, state: NoiseState, stddev: float | jax.Array | None = None
-    ) -> tuple[Sums, NoiseState]:
-        if stddev is None:
-            stddev = built_in
-        elif not isinstance(stddev, jax.Array):
-            stddev = _validate.positive("noise_stddev", stddev, cure)
-        scale = jnp.asarray(stddev, jnp.float32)
-        key = rng.step_key(state.root, state.step)
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(sums)
-        noisy = [
-            _add(leaf, key, jax.tree_util.keystr(path), scale) for path, leaf in leaves
-        ]
-        return treedef.unflatten(noisy), NoiseState(state.root, state.step + 1)
+        scale = at_step(scales, state.step)
+        noisy = add(sums, rng.step_key(state.root, state.step), scale)
+        return noisy, NoiseState(state.root, state.step + 1)
 
     return Mechanism(init, update)
+
+
+def init(root) -> NoiseState:
+    """The state before the first release, in a stream of its own.
+
+    Raises:
+      ValueError: if `root` is not a `rng.Root`.
+    """
+    if not isinstance(root, rng.Root):
+        _validate.fail(
+            "root",
+            type(root).__name__,
+            "must be a trustml.rng.Root (a JAX key holds only 64 bits)",
+            "use rng.root()",
+        )
+    return NoiseState(rng.stream(root, "noise"), jnp.zeros((), jnp.int32))
+
+
+def stddevs(value: float | Iterable[float]) -> np.ndarray:
+    """One or more standard deviations as float32[n]; each finite and > 0."""
+    cure = "set privacy.enabled=False to train without privacy"
+    given = list(value) if isinstance(value, Iterable) else [value]
+    if not given:
+        _validate.fail("noise_stddev", value, "is empty", "give one for every step")
+    checked = [_validate.positive("noise_stddev", float(x), cure) for x in given]
+    return np.asarray(checked, np.float32)
+
+
+def at_step(scales: np.ndarray, step: jax.Array) -> jax.Array:
+    """The entry of `step`, or the last one; float32[]."""
+    if len(scales) == 1:
+        return jnp.float32(scales[0])
+    return jnp.asarray(scales)[jnp.minimum(step, len(scales) - 1)]
+
+
+def add(sums: Sums, key: Any, scale: jax.Array | float) -> Sums:
+    """Sums plus N(0, scale^2) from `key`, the key of one release.
+
+    Raises:
+      ValueError: when traced, if a leaf is not float32.
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(sums)
+    scale = jnp.asarray(scale, jnp.float32)
+    noisy = [
+        _add(leaf, key, jax.tree_util.keystr(path), scale) for path, leaf in leaves
+    ]
+    return treedef.unflatten(noisy)
 
 
 def _add(leaf: jax.Array, key: Any, path: str, scale: jax.Array) -> jax.Array:

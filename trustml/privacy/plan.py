@@ -1,9 +1,12 @@
 """A plan: clipper, sampler and noise joined into one object that owns the guarantee.
 
-    noise_stddev = z * C,     event = sampler.event(noise_stddev, S, steps, relation),
+    noise_stddev = z s_t C,   event = sampler.event(noise_stddev, S, steps, relation),
     epsilon      = accounting.epsilon(event, delta, relation)
 
-with z = `noise_multiplier`, C = `l2_clip_norm`, S = the clipper's own sensitivity.
+with z = `noise_multiplier`, C = `l2_clip_norm`, S = the clipper's own sensitivity and
+s_t = 1, or the `noise_schedule`, whose distinct values are composed block by block.
+Where the clip norm is tracked (rule `quantile`), z is that of gradients and bits
+together, and gradients get the larger z_gradient of `quantile.gradient_multiplier`.
 Noise is made from the plan and epsilon from the plan's event, so no number is typed
 twice, and pairs that do not match raise when the plan is built.
 
@@ -19,14 +22,16 @@ Example::
     print(made.explain())
 """
 
+import collections
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import dp_accounting
 import numpy as np
 
 from trustml import _validate
-from trustml.privacy import accounting, calibration, noise, sampling
+from trustml.privacy import accounting, calibration, noise, quantile, sampling
 
 
 class Plan(NamedTuple):
@@ -34,9 +39,12 @@ class Plan(NamedTuple):
 
     Attributes:
       noise_multiplier: z, noise_stddev / l2_clip_norm.
-      noise_stddev: (step=None) -> absolute standard deviation of the noise on the sum.
+      noise_stddev: (step=None) -> absolute standard deviation of the noise on the sum
+        at that step (None: the first). Where the clip norm is tracked it is that of
+        the initial norm, and moves with the norm.
       sensitivity: S, L2 sensitivity of the sum under the relation.
-      expected_batch_size: m, public constant to divide the noisy sum by.
+      expected_batch_size: public constant to divide the noisy sum by: expected
+        examples, or micro-batches where the clipper clips their means.
       steps: number of steps the guarantee covers.
       delta: as asked for.
       relation: neighbouring relation.
@@ -77,7 +85,9 @@ def make(
     relation: accounting.Relation | str,
     noise_multiplier: float | None = None,
     epsilon: float | None = None,
+    noise_schedule: Iterable[float] | None = None,
     accountant: str = "pld",
+    params: Any = None,
     cache_dir: str | os.PathLike | None = None,
 ) -> Plan:
     """Joins clipper, sampler and Gaussian noise into a plan.
@@ -93,7 +103,11 @@ def make(
       relation: what neighbouring data sets are; a member or its name; no default.
       noise_multiplier: z > 0; this or epsilon.
       epsilon: target > 0; this or noise_multiplier.
+      noise_schedule: s_t > 0 of every step, fixed before training (see `schedules`);
+        None: 1 throughout.
       accountant: 'pld' (tight) or 'rdp'.
+      params: the parameters or their shapes; only where the rule tracks a norm for
+        each of several groups of them.
       cache_dir: directory for results of the accountant; None: keep nothing on disk.
 
     Raises:
@@ -124,8 +138,20 @@ def make(
         alone = clipper.sensitivity(accounting.Relation.ADD_OR_REMOVE_ONE)
         event_sensitivity = max(sensitivity, 2 * alone)
 
+    _check_pair(clipper, sampler)
+    scales = _schedule(noise_schedule, steps, sampler)
+    adapt = getattr(clipper.rule, "adapt", None)
+    shares = (1.0,) if adapt is None else _groups(clipper, params).shares
+
     def event_of(z: float, count: int) -> accounting.Event:
-        return sampler.event(z * norm, event_sensitivity, count, relation)
+        blocks = _blocks(scales[:count])
+        events = [
+            sampler.event(z * scale * norm, event_sensitivity, number, relation)
+            for scale, number in blocks
+        ]
+        if len(events) == 1:
+            return events[0]
+        return dp_accounting.ComposedDpEvent(events)
 
     # Raises here, before any search, where sampler, relation and accountant clash.
     probe = event_of(1.0, steps)
@@ -148,11 +174,31 @@ def make(
     else:
         z = _noise_multiplier(noise_multiplier)
     memory: dict[tuple, float] = {}
+    multipliers = z * scales
+    if adapt is not None:
+        bits = adapt.bit_stddev * sampler.expected_batch_size
+        multipliers = np.array(
+            [
+                quantile.gradient_multiplier(m, bits, len(shares))
+                for m in multipliers.tolist()
+            ]
+        )
 
     def noise_stddev(step: int | None = None) -> float:
-        if step is not None:
-            _step(step, steps)
-        return z * norm
+        at = 0 if step is None else _step(step, steps)
+        return float(multipliers[min(at, steps - 1)]) * norm
+
+    if adapt is not None:
+        mechanism = quantile.mechanism(
+            adapt,
+            multipliers=multipliers,
+            clip_norms=[norm * share for share in shares],
+            expected_batch_size=sampler.expected_batch_size,
+        )
+    elif noise_schedule is None:
+        mechanism = noise.gaussian(z * norm)
+    else:
+        mechanism = noise.gaussian(multipliers * norm)
 
     def event(step: int | None = None) -> accounting.Event:
         count = steps if step is None else _step(step, steps, lowest=1)
@@ -199,7 +245,7 @@ def make(
         noise_multiplier=z,
         noise_stddev=noise_stddev,
         sensitivity=sensitivity,
-        expected_batch_size=sampler.expected_batch_size,
+        expected_batch_size=sampler.expected_batch_size / _group_size(clipper),
         steps=steps,
         delta=delta,
         relation=relation,
@@ -207,12 +253,86 @@ def make(
         event=event,
         epsilon=spent,
         epsilon_curve=curve,
-        mechanism=noise.gaussian(z * norm),
+        mechanism=mechanism,
         sampler=sampler,
         digest=calibration.digest(identity),
         explain=lambda: _explain(made, clipper, norm),
     )
     return made
+
+
+def _group_size(clipper: Any) -> float:
+    """Examples whose mean is clipped as one: 1, or the size of a micro-batch."""
+    return getattr(clipper, "group_size", None) or 1
+
+
+def _check_pair(clipper: Any, sampler: sampling.Sampler) -> None:
+    """Micro-batches are safe with slots drawn independently, and only then."""
+    grouped = _group_size(clipper) != 1
+    if grouped != (sampler.group_size is not None):
+        field = "clipper" if grouped else "sampler"
+        name = "edp_sgd" if grouped else sampler.name
+        _validate.fail(
+            field,
+            name,
+            "does not fit: means of micro-batches need a sampler that draws a "
+            "micro-batch for every example on its own, and nothing else may use it",
+            "join edp_sgd.clipped_grad with sampling.micro_batches",
+        )
+    if grouped and sampler.group_size != clipper.group_size:
+        _validate.fail(
+            "clipper.group_size",
+            clipper.group_size,
+            f"differs from the sampler's {sampler.group_size}",
+            "give both the same",
+        )
+
+
+def _groups(clipper: Any, params: Any):
+    if clipper.rule.groups is None:
+        return clipper.rule.groups_of(["all"])
+    if params is None:
+        _validate.fail(
+            "params",
+            None,
+            f"must be given with the rule '{clipper.rule.name}', which tracks a norm "
+            "for each group of parameters",
+            "pass the parameters to plan.make",
+        )
+    return clipper.groups(params)
+
+
+def _schedule(given: Any, steps: int, sampler: sampling.Sampler) -> np.ndarray:
+    """s_t of every step, float64[steps]."""
+    if given is None:
+        return np.ones(steps)
+    scales = np.asarray(given, np.float64)
+    cure = "take it from trustml.privacy.schedules"
+    if scales.shape != (steps,):
+        _validate.fail(
+            "noise_schedule",
+            f"{scales.dtype}{list(scales.shape)}",
+            f"must have one entry for each of the {steps} steps",
+            cure,
+        )
+    if not np.all(np.isfinite(scales) & (scales > 0)):
+        worst = float(scales[np.argmin(np.isfinite(scales) & (scales > 0))])
+        _validate.fail("noise_schedule", worst, "must be finite and > 0", cure)
+    if sampler.per_epoch is not None and len(set(scales)) > 1:
+        _validate.fail(
+            "noise_schedule",
+            f"{len(set(scales))} levels",
+            f"does not fit the sampler {sampler.name}, whose guarantee is for whole "
+            "epochs of one noise",
+            "use sampling.poisson",
+        )
+    return scales
+
+
+def _blocks(scales: np.ndarray) -> list[tuple[float, int]]:
+    """Distinct values and how often they occur, in order of appearance."""
+    counts = collections.Counter(scales.tolist())
+    return list(counts.items())
 
 
 def _noise_multiplier(value: Any) -> float:
@@ -232,6 +352,8 @@ def _step(step: int, steps: int, lowest: int = 0) -> int:
 
 
 def _rule_name(rule: Any) -> str:
+    if hasattr(rule, "name"):
+        return rule.name
     if isinstance(rule, str) or not callable(rule):
         return str(rule)
     return f"{rule.__module__}.{rule.__qualname__}"

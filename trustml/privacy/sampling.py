@@ -91,6 +91,9 @@ class Sampler(NamedTuple):
       seed: 128-bit integer; save it with the run, restore it with `reseed`.
       secret: True where the seed came from the OS.
       reseed: (seed, secret=False) -> Sampler, the same with another seed.
+      per_epoch: steps of an epoch, where the event counts epochs; else None.
+      group_size: expected examples of a micro-batch, where every example draws one;
+        else None.
     """
 
     name: str
@@ -106,6 +109,8 @@ class Sampler(NamedTuple):
     seed: int
     secret: bool
     reseed: Callable[..., "Sampler"]
+    per_epoch: int | None = None
+    group_size: int | None = None
 
 
 def poisson(
@@ -289,7 +294,7 @@ def _sampler(
 
         return Sampler(
             name, size, rate, rate_from_data, mean, slots, capacity,
-            draw, physical, event, seed, secret, seeded,
+            draw, physical, event, seed, secret, seeded, per_epoch,
         )  # fmt: skip
 
     if seed is None:

@@ -77,7 +77,11 @@ def combine(train: Any, frozen: Any) -> Any:
     )
 
 
+def paths(params: Any) -> list[str]:
+    """The path of every leaf, in the order of the leaves."""
+    return [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
 def _some_paths(params) -> str:
-    paths = [path_of(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
-    shown = ", ".join(paths[:5])
-    return shown + (", ..." if len(paths) > 5 else "")
+    known = paths(params)
+    return ", ".join(known[:5]) + (", ..." if len(known) > 5 else "")

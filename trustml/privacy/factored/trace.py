@@ -9,11 +9,11 @@ Example::
     # Once for each set of shapes: Python, no arithmetic.
     bound = factored(loss, params, frozen, batch, keys)
     out = bound.run(params, frozen, batch, keys)        # losses [B], norms, factors
-    sums = bound.clipped_sum(out.leaves, clip_factors)  # float32, like params
+    sums = bound.clipped_sum(out.leaves, clip_factors)  # [B] for each leaf; like params
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -30,14 +30,14 @@ class Output(NamedTuple):
 
     Attributes:
       losses: float32[B].
-      norm2: squared gradient norm of each example, float32[B].
-      norm2_upper: the same, never below the truth through cancellation; float32[B].
+      norm2: squared gradient norm of each leaf and example, float32[B] for each leaf.
+      norm2_upper: the same, never below the truth through cancellation.
       leaves: `norms.Leaf` of each trainable leaf, arrays with a leading B.
     """
 
     losses: jax.Array
-    norm2: jax.Array
-    norm2_upper: jax.Array
+    norm2: tuple[jax.Array, ...]
+    norm2_upper: tuple[jax.Array, ...]
     leaves: tuple[norms.Leaf, ...]
 
 
@@ -45,7 +45,7 @@ class Factored(NamedTuple):
     """A traced loss; see `factored`."""
 
     run: Callable[..., Output]
-    clipped_sum: Callable[[tuple[norms.Leaf, ...], jax.Array], Any]
+    clipped_sum: Callable[[tuple[norms.Leaf, ...], Sequence[jax.Array]], Any]
 
 
 def shape_of_one(x) -> jax.ShapeDtypeStruct:
@@ -99,9 +99,8 @@ def factored(loss, trainable, frozen, batch, keys) -> Factored:
             norms.combine(g.terms(), shape)
             for g, shape in zip(grads, shapes, strict=True)
         ]
-        norm2 = sum((n.value for _, n in found), jnp.float32(0))
-        slack = sum((n.slack for _, n in found), jnp.float32(0))
-        upper = jnp.maximum(norm2, 0.0) + slack
+        norm2 = tuple(n.value for _, n in found)
+        upper = tuple(jnp.maximum(n.value, 0.0) + n.slack for _, n in found)
         stripped, consts = _take_consts(tuple(leaf for leaf, _ in found))
         return (value.array.astype(jnp.float32), norm2, upper, stripped), consts
 
@@ -120,8 +119,8 @@ def factored(loss, trainable, frozen, batch, keys) -> Factored:
 
     def clipped_sum(leaves, factors):
         sums = [
-            norms.clipped_sum(leaf, factors, shape)
-            for leaf, shape in zip(leaves, shapes, strict=True)
+            norms.clipped_sum(leaf, own, shape)
+            for leaf, own, shape in zip(leaves, factors, shapes, strict=True)
         ]
         return jax.tree.unflatten(tree, sums)
 
