@@ -233,7 +233,8 @@ def test_rows_of_a_batch_are_those_that_were_drawn():
     data, devices = make_data(), parallel.devices(2)
     sampler = build.sampler(make_config(train__num_devices=2), N, 2, rng.root(3))
     (physical,) = sampler.physical(0)
-    batch, mask, ids, trips = loop._rows(data.train, physical, devices)
+    batch, mask, ids, trips, closes = loop._rows(data.train, physical, devices)
+    assert closes.shape == mask.shape[:2] and np.all(closes)
     assert batches.size(data.train) == N
     np.testing.assert_array_equal(np.sort(ids[np.asarray(mask)]), sampler.draw(0))
     chosen = np.asarray(batch["features"])[np.asarray(mask)]

@@ -152,22 +152,39 @@ def make_step(
       backend: of `parallel.map_sum`.
 
     Returns:
-      A pure function: rows = (batch [D, M, P, ...], mask, ids, trips [D]); `finish` is
-      True in the last call of a logical batch, which adds noise and updates.
+      A pure function: rows = (batch [D, M, P, ...], mask, ids, trips [D], closes
+      [D, M]); `finish` is True in the last call of a logical batch, which adds noise
+      and updates.
     """
+    close: Any = getattr(sums_fn, "close", None)  # of micro-batches clipped as one
 
     def local(replicated, row):
         params, key, norms = replicated
-        batch, mask, ids, trips = row
+        batch, mask, ids, trips, closes = row
         longest = l2_clip_norm if norms is None else jnp.linalg.norm(norms)
 
         def microbatch(i, carry):
-            sums, counts = carry
+            sums, opened, counts = carry
             one = jax.tree.map(lambda x: x[i], (batch, mask, ids))
             new, info = sums_fn(params, one[0], one[1], key, one[2], norms)
-            bits = () if norms is None else quantile.within(info, one[1], norms)
-            sums = jax.tree.map(jnp.add, sums, (new, bits))
-            return sums, jax.tree.map(jnp.add, counts, _count(info, one[1]))
+            counts = jax.tree.map(jnp.add, counts, _count(info, one[1]))
+            if close is None:
+                sums = jax.tree.map(jnp.add, sums, (new, bits(info, one[1])))
+                return sums, opened, counts
+            opened = jax.tree.map(jnp.add, opened, new)
+            return *jax.lax.cond(closes[i], shut, wait, sums, opened), counts
+
+        def bits(info, units):
+            return () if norms is None else quantile.within(info, units, norms)
+
+        def shut(sums, opened):
+            mean, info = close(opened, norms)
+            new = (mean, bits(info, jnp.ones((1,), bool)))
+            empty = jax.tree.map(jnp.zeros_like, opened)
+            return jax.tree.map(jnp.add, sums, new), empty
+
+        def wait(sums, opened):
+            return sums, opened
 
         def total(x):
             return jnp.sum(x.astype(jnp.float32))
@@ -181,10 +198,13 @@ def make_step(
             return Counts(total(mask), total(losses), total(lengths), over, bad)
 
         train, _ = trainable_lib.partition(params, selection)
-        bits = () if norms is None else norms
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (train, bits))
-        start = (zeros, Counts(*[jnp.float32(0)] * 5))
-        return jax.lax.fori_loop(0, trips, microbatch, start), ()
+        tracked = () if norms is None else norms
+        like = (train, tracked)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), like)
+        opened = () if close is None else zeros[0]
+        start = (zeros, opened, Counts(*[jnp.float32(0)] * 5))
+        sums, _, counts = jax.lax.fori_loop(0, trips, microbatch, start)
+        return (sums, counts), ()
 
     over_devices = parallel.map_sum(local, devices=devices, backend=backend)
 
@@ -285,7 +305,7 @@ def fit(
         sums_fn,
         mechanism,
         optimizer,
-        expected_batch_size=sampler.expected_batch_size,
+        expected_batch_size=(plan or sampler).expected_batch_size,
         l2_clip_norm=config.privacy.l2_clip_norm,
         selection=selection,
         dropout_key=rng.stream(keys, "dropout"),
@@ -352,7 +372,10 @@ def _rows(columns, physical: sampling.Physical, devices):
     batch = batches.gather(columns, physical.indices, physical.mask)
     trips = np.full((len(devices),), physical.trips, np.int32)
     ids = physical.indices.astype(np.uint32)
-    return parallel.shard((batch, physical.mask, ids, trips), devices)
+    closes = physical.closes
+    if closes is None:
+        closes = np.ones(physical.mask.shape[:2], bool)
+    return parallel.shard((batch, physical.mask, ids, trips, closes), devices)
 
 
 def _metrics(counts: Counts, plan, step: int) -> dict[str, Any]:

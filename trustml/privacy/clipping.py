@@ -209,7 +209,7 @@ def clipped_grad(
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, example_ids)
         train, frozen = trainable_lib.partition(params, trainable)
         groups = rule.groups_of(trainable_lib.paths(train))
-        limits = _Limits(rule, groups, clip_norms)
+        limits = Limits(rule, groups, clip_norms)
         bound = prepared(train, frozen, batch, keys)
         by = {"vmap": _by_vmap, "ghost": _by_ghost}.get(method, _by_factors)
         return by(split_loss, bound, train, frozen, batch, mask, keys, limits)
@@ -224,7 +224,7 @@ def clipped_grad(
         example_ids = arguments.check_ids(example_ids, num_rows)
         train, _ = trainable_lib.partition(params, trainable)
         groups = rule.groups_of(trainable_lib.paths(train))
-        clip_norms = _clip_norms(l2_clip_norm, groups, group_clip_norms)
+        clip_norms = group_norms(l2_clip_norm, groups, group_clip_norms)
         batch = jax.tree.map(jnp.asarray, batch)
         # Masked rows, and rows that hold NaN or inf, become the all-zeros example
         # before the forward pass: what the compiler makes of a batch may mix 0 * NaN
@@ -288,8 +288,8 @@ def _finite_rows(batch, num_rows):
     return finite
 
 
-def _clip_norms(total: float, groups: rules_lib.Groups, given) -> jax.Array:
-    """Clip norm of every group, float32[G]."""
+def group_norms(total: float, groups: rules_lib.Groups, given=None) -> jax.Array:
+    """Clip norm of every group, float32[G]: `given`, or its share of `total`."""
     if given is None:
         return total * jnp.asarray(groups.shares, jnp.float32)
     given = jnp.asarray(given)
@@ -303,7 +303,7 @@ def _clip_norms(total: float, groups: rules_lib.Groups, given) -> jax.Array:
     return given
 
 
-class _Limits(NamedTuple):
+class Limits(NamedTuple):
     """A rule, its groups and their clip norms, float32[G]."""
 
     rule: rules_lib.Rule
@@ -331,6 +331,7 @@ class _Limits(NamedTuple):
         return [of_group[group] for group in self.groups.index], ~finite
 
     def info(self, norm2_leaves, losses, mask, bad) -> ClipInfo:
+        """The diagnostics of a batch."""
         norm2 = jnp.stack(self.in_groups(norm2_leaves), axis=1)
         norms = _where(~bad, jnp.sqrt(jnp.maximum(norm2, 0.0)), jnp.inf)
         whole = jnp.sqrt(jnp.sum(jnp.square(norms), axis=1))

@@ -132,7 +132,7 @@ def make(
     )
     event_sensitivity = sensitivity
     replace_one = accounting.Relation.REPLACE_ONE
-    if sampler.name == "poisson" and relation is replace_one:
+    if sampler.name in ("poisson", "micro_batches") and relation is replace_one:
         # Poisson sampling may also leave the record out, on either side: the pair
         # (1-q) N(0) + q N(+-c) needs a c that bounds one record's own share.
         alone = clipper.sensitivity(accounting.Relation.ADD_OR_REMOVE_ONE)
@@ -140,6 +140,9 @@ def make(
 
     _check_pair(clipper, sampler)
     scales = _schedule(noise_schedule, steps, sampler)
+    expected = sampler.expected_batch_size
+    if sampler.group_size is not None:
+        expected = expected / sampler.group_size
     adapt = getattr(clipper.rule, "adapt", None)
     shares = (1.0,) if adapt is None else _groups(clipper, params).shares
 
@@ -176,7 +179,7 @@ def make(
     memory: dict[tuple, float] = {}
     multipliers = z * scales
     if adapt is not None:
-        bits = adapt.bit_stddev * sampler.expected_batch_size
+        bits = adapt.bit_stddev * expected
         multipliers = np.array(
             [
                 quantile.gradient_multiplier(m, bits, len(shares))
@@ -193,7 +196,7 @@ def make(
             adapt,
             multipliers=multipliers,
             clip_norms=[norm * share for share in shares],
-            expected_batch_size=sampler.expected_batch_size,
+            expected_batch_size=expected,
         )
     elif noise_schedule is None:
         mechanism = noise.gaussian(z * norm)
@@ -245,7 +248,7 @@ def make(
         noise_multiplier=z,
         noise_stddev=noise_stddev,
         sensitivity=sensitivity,
-        expected_batch_size=sampler.expected_batch_size / _group_size(clipper),
+        expected_batch_size=expected,
         steps=steps,
         delta=delta,
         relation=relation,
@@ -277,7 +280,7 @@ def _check_pair(clipper: Any, sampler: sampling.Sampler) -> None:
             name,
             "does not fit: means of micro-batches need a sampler that draws a "
             "micro-batch for every example on its own, and nothing else may use it",
-            "join edp_sgd.clipped_grad with sampling.micro_batches",
+            "join edp_sgd.clipped_grad with edp_sgd.micro_batches",
         )
     if grouped and sampler.group_size != clipper.group_size:
         _validate.fail(

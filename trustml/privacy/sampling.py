@@ -42,7 +42,7 @@ import functools
 import math
 import secrets
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dp_accounting
 import numpy as np
@@ -53,7 +53,7 @@ from trustml import _validate, rng
 Relation = dp_accounting.NeighboringRelation
 
 # Third words of the Philox counter; what they name must never change.
-_STREAMS = {"poisson": 1, "fixed_size": 2, "shuffled": 3}
+_STREAMS = {"poisson": 1, "fixed_size": 2, "shuffled": 3, "slots": 4}
 
 
 class Physical(NamedTuple):
@@ -64,12 +64,15 @@ class Physical(NamedTuple):
       mask: bool[M, P]; False slots are padding.
       trips: how many of the M microbatches (of every device) hold an example.
       last: False where another `Physical` of the same logical batch follows.
+      closes: bool[M], the last microbatch of each micro-batch that is clipped as one;
+        None where every example is clipped on its own.
     """
 
     indices: Int[np.ndarray, "*layout M P"]
     mask: Bool[np.ndarray, "*layout M P"]
     trips: int
     last: bool
+    closes: Any = None
 
 
 class Sampler(NamedTuple):
@@ -281,13 +284,13 @@ def _sampler(
 
         @functools.lru_cache(maxsize=2)
         def permutation(epoch: int) -> np.ndarray:
-            return _generator(seed, name, epoch).permutation(size)
+            return generator(seed, name, epoch).permutation(size)
 
         def draw(step: int) -> np.ndarray:
             step = _validate.integer_at_least("step", step, 0, "steps count from 0")
             if per_epoch is not None:
                 return draw_with(permutation(step // per_epoch), step)
-            return draw_with(_generator(seed, name, step), step)
+            return draw_with(generator(seed, name, step), step)
 
         def physical(step: int) -> list[Physical]:
             return _lay_out(draw(step), capacity, slots, shards)
@@ -302,7 +305,8 @@ def _sampler(
     return seeded(seed)
 
 
-def _generator(seed: int, name: str, step: int) -> np.random.Generator:
+def generator(seed: int, name: str, step: int) -> np.random.Generator:
+    """The random numbers of one step of the stream `name`."""
     # The two low words count the draws of one step: 2**128 of them.
     words = np.array([0, 0, step, _STREAMS[name]], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=seed, counter=words))
