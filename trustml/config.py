@@ -19,7 +19,6 @@ Example (`configs/mine.py`)::
 import dataclasses
 import hashlib
 import json
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -289,8 +288,8 @@ class TrainSpec:
     Attributes:
       steps: number of updates.
       batch_size: examples per update: expected ('poisson') or exact.
-      physical_batch_size: examples on the devices at once; 0 = chosen from
-        `batch_size`.
+      physical_batch_size: examples on the devices at once, at most `batch_size`, to
+        which a larger number shrinks; 0 = about a quarter of `batch_size`.
       eval_every: steps between evaluations; 0 = only at the end.
       checkpoint_every: steps between checkpoints; 0 = only at the end.
       log_every: steps between rows of metrics.
@@ -317,15 +316,6 @@ class TrainSpec:
         _validate.integer_at_least(
             "train.physical_batch_size", self.physical_batch_size, 0, cure
         )
-        # A Poisson draw beyond m + 10 sqrt(m) has probability 1e-23: slots past that,
-        # rounded up to a multiple of 64, would only ever hold padding.
-        most = self.batch_size + 10 * math.sqrt(self.batch_size)
-        most = 64 * math.ceil(most / 64)
-        if self.physical_batch_size > most:
-            bound = f"must be <= {most} for train.batch_size={self.batch_size}"
-            _validate.fail(
-                "train.physical_batch_size", self.physical_batch_size, bound, cure
-            )
         _validate.one_of("train.backend", self.backend, BACKENDS)
         _validate.integer_at_least("train.num_devices", self.num_devices, 0, "0 = all")
 

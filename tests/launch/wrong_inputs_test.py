@@ -165,13 +165,20 @@ COMMANDS = {
     "batch size 0": field("train.batch_size", "0", "=0 must be >= 1"),
     "batch larger than the data": both(
         "train.batch_size=1000",
-        words=("batch_size=1000", "at most the", "lower train.batch_size"),
+        words=("train.batch_size=1000", "at most the", "lower train.batch_size."),
+    ),
+    "all batches larger than the data": (
+        ["--config=mine.py:report", "--config.baseline.batch_size=500"]
+        + [f"--config.train.{x}batch_size=1000" for x in ("", "physical_")],
+        {},
+        (
+            "train.batch_size=1000 and baseline.batch_size=500",
+            "lower train.batch_size and baseline.batch_size",
+            "(train.physical_batch_size=1000 follows by itself)",
+        ),
     ),
     "data limited below the batch": both(
         "data.limit=10", words=("batch_size=16", "at most the 10", "lower train.batch")
-    ),
-    "physical batch too large": field(
-        "train.physical_batch_size", "999", "=999", "<= "
     ),
     "log never": field("train.log_every", "0", "=0 must be >= 1"),
     "negative checkpoint interval": field(

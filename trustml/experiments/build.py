@@ -182,10 +182,16 @@ def optimizer(config: config_lib.RunConfig) -> optax.GradientTransformation:
     return made
 
 
-def physical_batch_size(config: config_lib.RunConfig) -> int:
-    """Examples on a device at once: the config's, or about a quarter of the batch."""
-    wanted = config.train.physical_batch_size
-    return wanted or max(16, 2 ** round(math.log2(max(1, config.train.batch_size / 4))))
+def physical_batch_size(config: config_lib.RunConfig, num_devices: int) -> int:
+    """Examples on one device at once.
+
+    All devices together hold `train.physical_batch_size`, or about a quarter of the
+    batch where that is 0, and never more than the batch, dealt to the devices.
+    """
+    batch = config.train.batch_size
+    quarter = max(16, 2 ** round(math.log2(max(1, batch / 4))))
+    wanted = config.train.physical_batch_size or quarter
+    return max(1, min(wanted // num_devices, math.ceil(batch / num_devices)))
 
 
 def clipper(config: config_lib.RunConfig, loss) -> clipping.ClippedGrad:
@@ -210,11 +216,10 @@ def sampler(
         "fixed_size": sampling.fixed_size,
         "shuffled": sampling.shuffled,
     }[config.privacy.sampler]
-    per_device = max(1, physical_batch_size(config) // num_devices)
     made = make(
         num_examples,
         config.train.batch_size,
-        physical_batch_size=per_device,
+        physical_batch_size=physical_batch_size(config, num_devices),
         shards=num_devices,
         seed=None,
     )
@@ -250,6 +255,23 @@ def check(config: config_lib.RunConfig, data: datasets.Dataset, task: Task) -> N
     sampled = sampler(config, size, num_devices, rng.root(config.privacy.noise_seed))
     if config.privacy.enabled:
         plan(config, clipper(config, task.loss), sampled)
+
+
+def check_batch_sizes(config: config_lib.RunConfig, num_examples: int) -> None:
+    """Raises one sentence for all batches that are larger than the training data."""
+    sizes = {"train.batch_size": config.train.batch_size}
+    if config.experiment == "trust_report":
+        sizes["baseline.batch_size"] = config.baseline.batch_size or 0
+    large = {field: size for field, size in sizes.items() if size > num_examples}
+    if not large:
+        return
+    buffers = config.train.physical_batch_size
+    follows = f" (train.physical_batch_size={buffers} follows by itself)"
+    raise ValueError(
+        f"{' and '.join(f'{field}={size}' for field, size in large.items())} must be "
+        f"at most the {num_examples} training examples there are; lower "
+        f"{' and '.join(large)}{follows if buffers > num_examples else ''}."
+    )
 
 
 def _cache_dir() -> pathlib.Path:

@@ -9,6 +9,7 @@ import pathlib
 
 from trustml import config as config_lib
 from trustml import report
+from trustml.data import batches
 from trustml.experiments import build, describe, loop
 
 LIMITS = (
@@ -30,6 +31,7 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         print(f"finished already; report: {workdir / 'report.html'}")
         return workdir / "report.html"
     data = build.dataset(config)
+    build.check_batch_sizes(config, batches.size(data.train))
     task = build.task(config, data)
     name = run_name(config)
     trained = loop.fit(config, data, task, workdir, name=name)

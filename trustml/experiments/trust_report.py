@@ -17,8 +17,8 @@ import pathlib
 import tempfile
 from typing import Any
 
-from trustml import _validate, report
 from trustml import config as config_lib
+from trustml import report
 from trustml.data import batches
 from trustml.experiments import build, describe, loop
 from trustml.experiments.train import LIMITS, run_name
@@ -36,10 +36,7 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         print(f"finished already; report: {workdir / 'report.html'}")
         return workdir / "report.html"
     data = build.dataset(config)
-    size = batches.size(data.train)
-    if (config.baseline.batch_size or 0) > size:
-        bound = f"must be at most the {size} training examples there are"
-        _validate.fail("baseline.batch_size", config.baseline.batch_size, bound)
+    build.check_batch_sizes(config, batches.size(data.train))
     limits = list(LIMITS)
     sections, baseline, task, params = [], None, None, None
     for variant in variants(config):  # the last budget may be out of reach
@@ -100,13 +97,9 @@ def _baseline(config: config_lib.RunConfig) -> config_lib.RunConfig:
         values = {name: value for name, value in values.items() if value is not None}
         return dataclasses.replace(part, **values)
 
-    # The buffers of the private runs may be too large for batches of its own.
-    most = own.batch_size or plain.train.physical_batch_size
-    buffers = min(plain.train.physical_batch_size, most)
-    train = dataclasses.replace(plain.train, physical_batch_size=buffers)
     return dataclasses.replace(
         plain,
-        train=changed(train, "steps", "batch_size"),
+        train=changed(plain.train, "steps", "batch_size"),
         optimizer=changed(plain.optimizer, "learning_rate"),
         model=changed(plain.model, "dropout"),
     )
