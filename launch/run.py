@@ -141,7 +141,26 @@ def parse(argv: Sequence[str]) -> Command:
     name, _, arg = spec.partition(":")
     stem = pathlib.Path(name).stem + (f"-{arg}" if arg else "")
     workdir = values["workdir"].value or f"runs/{stem}"
-    return Command(config.from_config_dict(tree), pathlib.Path(workdir))
+    made = config.from_config_dict(tree)
+    _refuse_idle_baseline(made, rest)
+    return Command(made, pathlib.Path(workdir))
+
+
+def _refuse_idle_baseline(made: config.RunConfig, argv: Sequence[str]) -> None:
+    """Raises where the command sets a baseline and the run compares nothing.
+
+    One that the config file brings is no mistake: the same file may hold a report and
+    a sweep whose points are trained one by one.
+    """
+    if made.experiment == "trust_report":
+        return
+    for argument in argv:
+        match = re.match(r"--?config\.baseline\.(\w+)", argument)
+        value = getattr(made.baseline, match[1]) if match else None
+        if match and value is not None:
+            bound = f"has no effect with experiment={made.experiment!r}"
+            cure = "set experiment='trust_report', or leave it out"
+            _validate.fail(f"baseline.{match[1]}", value, bound, cure)
 
 
 def claim(workdir: pathlib.Path, run: config.RunConfig) -> None:

@@ -158,6 +158,18 @@ COMMANDS = {
         "report.epsilons", "(-1.0,)", "=-1.0", "give positive", arg="report"
     ),
     "level 1": field("report.level", "1", "=1.0", "0.95 is usual", arg="report"),
+    "baseline without a comparison": field(
+        "baseline.steps", "9", "=9", "experiment='train'", "set experiment='trust_rep"
+    ),
+    "baseline of a report turned into one run": (
+        [
+            "--config=mine.py:report",
+            *("--config.experiment=train", "--config.privacy.epsilon=3"),
+            *("--config.baseline.dropout", "0.5"),
+        ],
+        {},
+        ("baseline.dropout=0.5 has no effect", "experiment='train'", "leave it out"),
+    ),
     # Training.
     "steps 0": field("train.steps", "0", "=0 must be >= 1"),
     "steps a fraction": field("train.steps", "2.5", "='2.5' must be an integer"),
