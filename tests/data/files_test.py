@@ -170,7 +170,6 @@ DEFECTS = {
         {},
         r"line 3 is not UTF-8 \(byte 0xe9 at offset 22\).*iconv",
     ),
-    "utf-16": ("a.tsv", GOOD.encode("utf-16"), {}, "line 1 is not UTF-8"),
     "semicolons": (
         "a.csv",
         "text;label\nhi;a\nyou;b\n",
@@ -195,6 +194,37 @@ DEFECTS = {
         'text\tlabel\n"hi"\ta\n"you"\tb\n"oh"\tb\n',
         {},
         "wraps every field of the column 'text' in quotes",
+    ),
+    "utf-16": (
+        "a.tsv",
+        GOOD.encode("utf-16"),
+        {},
+        "'.*a.tsv' looks like UTF-16, by the byte-order mark at its start; convert it, "
+        "such as with: iconv -f utf-16 -t utf-8.",
+    ),
+    "utf-16 of the other order": (
+        "a.csv.gz",
+        b"\xfe\xff" + "text,label\nhi,a\n".encode("utf-16-be"),
+        {},
+        "looks like UTF-16, by the byte-order mark.* iconv -f utf-16 -t utf-8.",
+    ),
+    "utf-16 without a mark": (
+        "a.jsonl",
+        jsonl({"text": "hi", "label": "a"}).encode("utf-16-le"),
+        {},
+        "looks like UTF-16, by its zero bytes; .* iconv -f utf-16le -t utf-8.",
+    ),
+    "utf-16 of the other order without a mark": (
+        "a.tsv",
+        GOOD.encode("utf-16-be"),
+        {},
+        "looks like UTF-16, by its zero bytes; .* iconv -f utf-16be -t utf-8.",
+    ),
+    "utf-32": (
+        "a.tsv",
+        GOOD.encode("utf-32"),
+        {},
+        "looks like UTF-32, by the byte-order mark.* iconv -f utf-32 -t utf-8.",
     ),
     "twin labels": (
         "a.tsv",

@@ -17,6 +17,7 @@ Example::
         row['text'], row['label']
 """
 
+import codecs
 import csv
 import gzip
 import io
@@ -149,7 +150,26 @@ def _unpack(content: bytes, where: str) -> bytes:
         ) from error
 
 
+def _refuse_wide(content: bytes, where: str) -> None:
+    """Raises if the characters are of two or four bytes, as some programs save them."""
+    by, name = "the byte-order mark at its start", ""
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        name = "utf-32"
+    elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        name = "utf-16"
+    elif len(content) >= 4:
+        zeros = tuple(byte == 0 for byte in content[:4])
+        orders = {(False, True) * 2: "utf-16le", (True, False) * 2: "utf-16be"}
+        by, name = "its zero bytes", orders.get(zeros, "")
+    if name:
+        raise ValueError(
+            f"{where} looks like {name[:6].upper()}, by {by}; convert it, such as "
+            f"with: iconv -f {name} -t utf-8."
+        )
+
+
 def _decode(content: bytes, where: str) -> str:
+    _refuse_wide(content, where)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
