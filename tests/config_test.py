@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from trustml import config
+from trustml import config, specs
 
 
 def _made(**changes):
@@ -25,8 +25,8 @@ def _made(**changes):
 
 
 def test_default_is_the_dataclasses():
-    assert config.from_config_dict(_made(privacy__enabled=False)) == config.RunConfig(
-        privacy=config.PrivacySpec(enabled=False, epsilon=8.0)
+    assert config.from_config_dict(_made(privacy__enabled=False)) == specs.RunConfig(
+        privacy=specs.PrivacySpec(enabled=False, epsilon=8.0)
     )
     assert config.from_config_dict({"privacy": {"epsilon": 8}}).privacy.epsilon == 8.0
 
@@ -187,12 +187,11 @@ def test_json_round_trip_and_digest():
 
 def test_digest_is_the_same_in_another_process():
     code = (
-        "from trustml import config as c; print(c.digest(c.RunConfig(privacy="
-        "c.PrivacySpec(epsilon=8.0, trainable=('b', 'a')))))"
+        "from trustml import config, specs; "
+        "print(config.digest(specs.RunConfig(privacy="
+        "specs.PrivacySpec(epsilon=8.0, trainable=('b', 'a')))))"
     )
-    run = config.RunConfig(
-        privacy=config.PrivacySpec(epsilon=8.0, trainable=("b", "a"))
-    )
+    run = specs.RunConfig(privacy=specs.PrivacySpec(epsilon=8.0, trainable=("b", "a")))
     root = pathlib.Path(__file__).resolve().parent.parent
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", code]

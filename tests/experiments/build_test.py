@@ -3,11 +3,11 @@
 import pytest
 
 from trustml import config as config_lib
-from trustml import rng
+from trustml import rng, specs
 from trustml.experiments import build, train, trust_report
 
 
-def make_config(path="", **changes) -> config_lib.RunConfig:
+def make_config(path="", **changes) -> specs.RunConfig:
     cfg = config_lib.default()
     cfg.data.path = str(path)
     cfg.data.vocabulary_size = 64

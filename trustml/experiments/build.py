@@ -13,8 +13,7 @@ import pathlib
 
 import optax
 
-from trustml import config as config_lib
-from trustml import parallel, rng
+from trustml import parallel, rng, specs
 from trustml.data import batches, datasets, files
 from trustml.models import bag, bert, bilstm, cnn, hf, mlp, transformer
 from trustml.privacy import accounting, clipping, sampling
@@ -22,7 +21,7 @@ from trustml.privacy import plan as plan_lib
 from trustml.task import Task
 
 
-def dataset(config: config_lib.RunConfig) -> datasets.Dataset:
+def dataset(config: specs.RunConfig) -> datasets.Dataset:
     """The data set that the config names, or the user's own file.
 
     Raises:
@@ -68,11 +67,11 @@ def _whole(data: datasets.Dataset, where: str) -> datasets.Dataset:
     return data
 
 
-def _pretrained(config: config_lib.RunConfig) -> str:
+def _pretrained(config: specs.RunConfig) -> str:
     return config.model.checkpoint or str(hf.find_minilm())
 
 
-def task(config: config_lib.RunConfig, data: datasets.Dataset) -> Task:
+def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
     """The model that the config names, sized for the data.
 
     Raises:
@@ -151,7 +150,7 @@ def task(config: config_lib.RunConfig, data: datasets.Dataset) -> Task:
     )
 
 
-def optimizer(config: config_lib.RunConfig) -> optax.GradientTransformation:
+def optimizer(config: specs.RunConfig) -> optax.GradientTransformation:
     """The optax optimizer with its schedule."""
     spec, steps = config.optimizer, config.train.steps
     after = max(1, steps - spec.warmup_steps)
@@ -182,7 +181,7 @@ def optimizer(config: config_lib.RunConfig) -> optax.GradientTransformation:
     return made
 
 
-def physical_batch_size(config: config_lib.RunConfig, num_devices: int) -> int:
+def physical_batch_size(config: specs.RunConfig, num_devices: int) -> int:
     """Examples on one device at once.
 
     All devices together hold `train.physical_batch_size`, or about a quarter of the
@@ -194,7 +193,7 @@ def physical_batch_size(config: config_lib.RunConfig, num_devices: int) -> int:
     return max(1, min(wanted // num_devices, math.ceil(batch / num_devices)))
 
 
-def clipper(config: config_lib.RunConfig, loss) -> clipping.ClippedGrad:
+def clipper(config: specs.RunConfig, loss) -> clipping.ClippedGrad:
     """The clipped gradient of the config's privacy section."""
     spec = config.privacy
     return clipping.clipped_grad(
@@ -208,7 +207,7 @@ def clipper(config: config_lib.RunConfig, loss) -> clipping.ClippedGrad:
 
 
 def sampler(
-    config: config_lib.RunConfig, num_examples: int, num_devices: int, root: rng.Root
+    config: specs.RunConfig, num_examples: int, num_devices: int, root: rng.Root
 ) -> sampling.Sampler:
     """The sampler of the config, with a seed of its own stream of `root`."""
     make = {
@@ -228,7 +227,7 @@ def sampler(
 
 
 def plan(
-    config: config_lib.RunConfig,
+    config: specs.RunConfig,
     clipped: clipping.ClippedGrad,
     sampled: sampling.Sampler,
 ) -> plan_lib.Plan:
@@ -247,7 +246,7 @@ def plan(
     )
 
 
-def check(config: config_lib.RunConfig, data: datasets.Dataset, task: Task) -> None:
+def check(config: specs.RunConfig, data: datasets.Dataset, task: Task) -> None:
     """Raises what would stop the run later, before anything is trained."""
     optimizer(config)
     num_devices = len(parallel.devices(config.train.num_devices))
@@ -257,7 +256,7 @@ def check(config: config_lib.RunConfig, data: datasets.Dataset, task: Task) -> N
         plan(config, clipper(config, task.loss), sampled)
 
 
-def check_batch_sizes(config: config_lib.RunConfig, num_examples: int) -> None:
+def check_batch_sizes(config: specs.RunConfig, num_examples: int) -> None:
     """Raises one sentence for all batches that are larger than the training data."""
     sizes = {"train.batch_size": config.train.batch_size}
     if config.experiment == "trust_report":

@@ -2,13 +2,12 @@
 
 Example::
 
-    train.run(config_lib.from_config_dict(cfg), pathlib.Path('runs/a'))
+    train.run(config.from_config_dict(cfg), pathlib.Path('runs/a'))
 """
 
 import pathlib
 
-from trustml import config as config_lib
-from trustml import report
+from trustml import report, specs
 from trustml.data import batches
 from trustml.experiments import build, describe, loop
 
@@ -21,7 +20,7 @@ LIMITS = (
 )
 
 
-def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
+def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     """Trains, measures and writes the report; resumes what `workdir` holds.
 
     Returns:
@@ -48,7 +47,7 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def run_name(config: config_lib.RunConfig) -> str:
+def run_name(config: specs.RunConfig) -> str:
     """'non-private', 'eps=8', or 'noise=1.1' where the noise was given."""
     spec = config.privacy
     if not spec.enabled:

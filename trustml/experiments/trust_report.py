@@ -17,8 +17,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from trustml import config as config_lib
-from trustml import report
+from trustml import report, specs
 from trustml.data import batches
 from trustml.experiments import build, describe, loop
 from trustml.experiments.train import LIMITS, run_name
@@ -26,7 +25,7 @@ from trustml.experiments.train import LIMITS, run_name
 _PRICE_STEPS = 20  # timed without privacy where the baseline has its own settings
 
 
-def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
+def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     """Trains and attacks at every budget and writes the report.
 
     Returns:
@@ -74,7 +73,7 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def variants(config: config_lib.RunConfig) -> list[config_lib.RunConfig]:
+def variants(config: specs.RunConfig) -> list[specs.RunConfig]:
     """The run without privacy, then one for each budget, largest first."""
     private = [
         _with_privacy(config, enabled=True, epsilon=epsilon)
@@ -83,12 +82,12 @@ def variants(config: config_lib.RunConfig) -> list[config_lib.RunConfig]:
     return [_baseline(config), *private]
 
 
-def _with_privacy(config: config_lib.RunConfig, **change) -> config_lib.RunConfig:
+def _with_privacy(config: specs.RunConfig, **change) -> specs.RunConfig:
     privacy = dataclasses.replace(config.privacy, noise_multiplier=None, **change)
     return dataclasses.replace(config, experiment="train", privacy=privacy)
 
 
-def _baseline(config: config_lib.RunConfig) -> config_lib.RunConfig:
+def _baseline(config: specs.RunConfig) -> specs.RunConfig:
     """The run without privacy, with the settings of `config.baseline`."""
     own, plain = config.baseline, _with_privacy(config, enabled=False, epsilon=None)
 
@@ -105,13 +104,13 @@ def _baseline(config: config_lib.RunConfig) -> config_lib.RunConfig:
     )
 
 
-def _own_settings(config: config_lib.RunConfig) -> list[str]:
+def _own_settings(config: specs.RunConfig) -> list[str]:
     """What `config.baseline` changes, in words: ['steps 600', 'dropout 0.5']."""
     own = dataclasses.asdict(config.baseline).items()
     return [f"{k.replace('_', ' ')} {v:g}" for k, v in own if v is not None]
 
 
-def _price(config: config_lib.RunConfig, data) -> loop.Cost:
+def _price(config: specs.RunConfig, data) -> loop.Cost:
     """The cost of a step without privacy at the settings of the private runs."""
     plain = _with_privacy(config, enabled=False, epsilon=None)
     steps = min(_PRICE_STEPS, plain.train.steps)
