@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import config_flags
 
-from trustml import _validate, config
+from trustml import _validate, config, specs
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _EXAMPLE = "--config=configs/quickstart.py"
@@ -41,11 +41,11 @@ class Command(NamedTuple):
       workdir: where to.
     """
 
-    config: config.RunConfig
+    config: specs.RunConfig
     workdir: pathlib.Path
 
 
-def _experiment(name: str) -> Callable[[config.RunConfig, pathlib.Path], Any]:
+def _experiment(name: str) -> Callable[[specs.RunConfig, pathlib.Path], Any]:
     """The function that runs experiment `name`; imported only when it is wanted."""
     if name == "train":
         from trustml.experiments import train
@@ -141,10 +141,29 @@ def parse(argv: Sequence[str]) -> Command:
     name, _, arg = spec.partition(":")
     stem = pathlib.Path(name).stem + (f"-{arg}" if arg else "")
     workdir = values["workdir"].value or f"runs/{stem}"
-    return Command(config.from_config_dict(tree), pathlib.Path(workdir))
+    made = config.from_config_dict(tree)
+    _refuse_idle_baseline(made, rest)
+    return Command(made, pathlib.Path(workdir))
 
 
-def claim(workdir: pathlib.Path, run: config.RunConfig) -> None:
+def _refuse_idle_baseline(made: specs.RunConfig, argv: Sequence[str]) -> None:
+    """Raises where the command sets a baseline and the run compares nothing.
+
+    One that the config file brings is no mistake: the same file may hold a report and
+    a sweep whose points are trained one by one.
+    """
+    if made.experiment == "trust_report":
+        return
+    for argument in argv:
+        match = re.match(r"--?config\.baseline\.(\w+)", argument)
+        value = getattr(made.baseline, match[1]) if match else None
+        if match and value is not None:
+            bound = f"has no effect with experiment={made.experiment!r}"
+            cure = "set experiment='trust_report', or leave it out"
+            _validate.fail(f"baseline.{match[1]}", value, bound, cure)
+
+
+def claim(workdir: pathlib.Path, run: specs.RunConfig) -> None:
     """Makes `workdir` the one of `run`, by its config.json; writes over nothing.
 
     Raises:

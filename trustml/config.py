@@ -19,7 +19,6 @@ Example (`configs/mine.py`)::
 import dataclasses
 import hashlib
 import json
-import math
 import types
 import typing
 from collections.abc import Mapping
@@ -28,431 +27,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from trustml import _validate
-
-EXPERIMENTS = ("train", "trust_report")
-DATASETS = (
-    *("snips", "atis", "nlu_eval", "ag_news", "sst2", "clinc150"),
-    *("digits", "mnist", "adult", "file"),
-)
-VOCABULARIES = ("hashed", "train", "pretrained")
-MODELS = ("bag", "mlp", "cnn", "bilstm", "transformer", "bert")
-POOLINGS = ("mean", "sqrtn", "cls", "first_last")
-COMPUTE_DTYPES = ("float32", "bfloat16")
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "lamb", "lion", "adagrad", "rmsprop")
-SCHEDULES = ("constant", "cosine", "linear")
-RELATIONS = ("add_or_remove_one", "replace_one", "replace_special")
-RULES = ("flat", "per_layer", "automatic", "psac", "quantile")
-METHODS = ("auto", "book_keeping", "ghost", "vmap")
-SAMPLERS = ("poisson", "fixed_size", "shuffled")
-ACCOUNTANTS = ("pld", "rdp")
-BACKENDS = ("shard_map", "pmap")
-
-_POOLINGS_OF = {
-    "bag": ("mean", "sqrtn"),
-    "bert": ("mean", "cls", "first_last"),
-    "transformer": ("mean", "cls"),
-}
-
-# The one relation under which the sampler's event is known; None: any.
-_RELATION_OF = {"fixed_size": "replace_one", "shuffled": "replace_special"}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSpec:
-    """What is learnt from.
-
-    Attributes:
-      name: one of `DATASETS`; 'file' (implied by `path`) reads your own.
-      path: TSV, JSONL or CSV file of training rows.
-      valid_path: the same for validation; '' takes `valid_fraction` of the training
-        rows.
-      test_path: the same for testing; '' takes a tenth of the training rows.
-      text_column: column with the text.
-      label_column: column with the label.
-      tokens_column: column with space-separated tokens, where there are slots.
-      slots_column: column with one slot label a token.
-      feature_columns: columns with numbers, in place of text.
-      max_length: tokens kept of a text.
-      vocabulary: 'hashed' (public: nothing is learnt from the data), 'train' (made of
-        the training text, hence itself a release of private data) or 'pretrained'.
-      vocabulary_size: number of token ids.
-      valid_fraction: share of the training rows kept for validation, in [0, 1).
-      limit: training examples used; 0 = all.
-    """
-
-    name: str = "snips"
-    path: str = ""
-    valid_path: str = ""
-    test_path: str = ""
-    text_column: str = "text"
-    label_column: str = "label"
-    tokens_column: str = ""
-    slots_column: str = ""
-    feature_columns: tuple[str, ...] = ()
-    max_length: int = 32
-    vocabulary: str = "hashed"
-    vocabulary_size: int = 8192
-    valid_fraction: float = 0.1
-    limit: int = 0
-
-    def __post_init__(self):
-        _validate.one_of("data.name", self.name, DATASETS)
-        if self.name == "file" and not self.path:
-            cure = "set data.path to a TSV, JSONL or CSV file"
-            _validate.fail("data.name", "file", "needs data.path", cure)
-        _validate.integer_at_least("data.max_length", self.max_length, 1)
-        _validate.one_of("data.vocabulary", self.vocabulary, VOCABULARIES)
-        _validate.integer_at_least("data.vocabulary_size", self.vocabulary_size, 2)
-        _validate.in_half_open_interval(
-            "data.valid_fraction", self.valid_fraction, 0, 1
-        )
-        _validate.integer_at_least("data.limit", self.limit, 0, "0 takes all examples")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """What learns; each model reads the fields that apply to it.
-
-    Attributes:
-      name: one of `MODELS`.
-      width: width of embeddings and layers.
-      depth: number of transformer blocks.
-      heads: attention heads; must divide `width`.
-      hidden: widths of the hidden dense layers.
-      channels: channels of the convolutions.
-      bigrams: buckets of hashed word pairs ('bag'); 0 for single words only.
-      pooling: one of `POOLINGS`, from tokens to text: 'mean', 'sqrtn' ('bag': the sum
-        over the square root of the length), 'cls' ('bert', 'transformer') or
-        'first_last' ('bert').
-      dropout: probability of dropping a unit in training, in [0, 1).
-      compute_dtype: of activations; parameters, norms, sums and noise are float32.
-      checkpoint: directory in the Hugging Face layout ('bert').
-      remat: recompute activations in the backward pass.
-      scan_layers: one scan over stacked blocks in place of an unrolled stack.
-    """
-
-    name: str = "bag"
-    width: int = 128
-    depth: int = 2
-    heads: int = 4
-    hidden: tuple[int, ...] = (128,)
-    channels: tuple[int, ...] = (16, 32)
-    bigrams: int = 0
-    pooling: str = "mean"
-    dropout: float = 0.0
-    compute_dtype: str = "float32"
-    checkpoint: str = ""
-    remat: bool = False
-    scan_layers: bool = False
-
-    def __post_init__(self):
-        _validate.one_of("model.name", self.name, MODELS)
-        for field in ("width", "depth", "heads"):
-            _validate.integer_at_least(f"model.{field}", getattr(self, field), 1)
-        if self.name == "transformer" and self.width % self.heads:
-            bound = f"must divide model.width={self.width}"
-            _validate.fail("model.heads", self.heads, bound, "choose a divisor")
-        for field in ("hidden", "channels"):
-            for width in getattr(self, field):
-                _validate.integer_at_least(f"model.{field}", width, 1)
-        cure = "0 uses single words only"
-        _validate.integer_at_least("model.bigrams", self.bigrams, 0, cure)
-        _validate.one_of("model.pooling", self.pooling, POOLINGS)
-        allowed = _POOLINGS_OF.get(self.name, POOLINGS)
-        if self.pooling not in allowed:
-            bound = f"does not go with model.name={self.name!r}"
-            cure = f"choose one of {', '.join(allowed)}"
-            _validate.fail("model.pooling", self.pooling, bound, cure)
-        _validate.in_half_open_interval("model.dropout", self.dropout, 0, 1)
-        if self.dropout and not self.hidden and self.name in ("mlp", "cnn"):
-            bound = f"has no effect on model.name={self.name!r} without hidden layers"
-            _validate.fail("model.dropout", self.dropout, bound, "set model.hidden")
-        _validate.one_of("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OptimizerSpec:
-    """How it learns: an optax optimizer, applied after the noise.
-
-    Attributes:
-      name: one of `OPTIMIZERS`.
-      learning_rate: the peak of the schedule.
-      schedule: one of `SCHEDULES`; the last two end at 0.
-      warmup_steps: steps of linear warm-up.
-      weight_decay: decoupled weight decay, per step and unit of learning rate.
-      momentum: of 'momentum', and b1 of the adaptive ones; in [0, 1).
-    """
-
-    name: str = "adam"
-    learning_rate: float = 1e-3
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-
-    def __post_init__(self):
-        _validate.one_of("optimizer.name", self.name, OPTIMIZERS)
-        _validate.positive("optimizer.learning_rate", self.learning_rate, "try 1e-3")
-        _validate.one_of("optimizer.schedule", self.schedule, SCHEDULES)
-        _validate.integer_at_least("optimizer.warmup_steps", self.warmup_steps, 0)
-        _validate.non_negative("optimizer.weight_decay", self.weight_decay)
-        _validate.in_half_open_interval("optimizer.momentum", self.momentum, 0, 1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PrivacySpec:
-    """What is promised; see `trustml.privacy`.
-
-    Attributes:
-      enabled: False trains without privacy.
-      epsilon: the budget, from which noise is calibrated; or None.
-      noise_multiplier: noise_stddev / l2_clip_norm, from which epsilon follows; or
-        None.
-      delta: in (0, 1); below 1 / number of examples to mean anything.
-      relation: one of `RELATIONS`, the neighbors that are hard to tell apart.
-      l2_clip_norm: bound of one example's gradient.
-      rule: one of `RULES`, from norms to factors.
-      method: one of `METHODS`, the way to the same numbers.
-      microbatch_size: examples per chunk of method 'vmap'; 0 = all at once.
-      sampler: one of `SAMPLERS`.
-      accountant: one of `ACCOUNTANTS`.
-      noise_seed: None takes 128 secret bits from the operating system; a number makes
-        the run reproducible and its noise NOT secret.
-      trainable: globs of parameter paths to train; empty = all.
-      check: compare the clipper with the plain per-example gradient once, at the start.
-    """
-
-    enabled: bool = True
-    epsilon: float | None = None
-    noise_multiplier: float | None = None
-    delta: float = 1e-5
-    relation: str = "add_or_remove_one"
-    l2_clip_norm: float = 1.0
-    rule: str = "flat"
-    method: str = "auto"
-    microbatch_size: int = 0
-    sampler: str = "poisson"
-    accountant: str = "pld"
-    noise_seed: int | None = None
-    trainable: tuple[str, ...] = ()
-    check: bool = True
-
-    def __post_init__(self):
-        off = "set privacy.enabled=False to train without privacy"
-        if self.epsilon is not None:
-            _validate.positive("privacy.epsilon", self.epsilon, off)
-        if self.noise_multiplier is not None:
-            if self.noise_multiplier == 0:
-                gives = "gives epsilon=inf"
-                _validate.fail("privacy.noise_multiplier", 0.0, gives, off)
-            _validate.positive("privacy.noise_multiplier", self.noise_multiplier, off)
-        if self.epsilon is not None and self.noise_multiplier is not None:
-            bound = (
-                f"and privacy.noise_multiplier={self.noise_multiplier!r} are both set"
-            )
-            cure = "set one of them and give None to the other, which follows from it"
-            _validate.fail("privacy.epsilon", self.epsilon, bound, cure)
-        cure = "1e-5 is usual; it must be well below 1 / number of examples"
-        _validate.in_open_interval("privacy.delta", self.delta, 0, 1, cure)
-        _validate.one_of("privacy.relation", self.relation, RELATIONS)
-        _validate.positive("privacy.l2_clip_norm", self.l2_clip_norm, "1.0 is usual")
-        cure = "squared norms must fit float32; rescale it, and the loss"
-        _validate.in_half_open_interval(
-            "privacy.l2_clip_norm", self.l2_clip_norm, 1e-12, 1e12, cure
-        )
-        _validate.one_of("privacy.rule", self.rule, RULES)
-        _validate.one_of("privacy.method", self.method, METHODS)
-        _validate.integer_at_least(
-            "privacy.microbatch_size", self.microbatch_size, 0, "0 takes all at once"
-        )
-        _validate.one_of("privacy.sampler", self.sampler, SAMPLERS)
-        _validate.one_of("privacy.accountant", self.accountant, ACCOUNTANTS)
-        wanted = _RELATION_OF.get(self.sampler, self.relation)
-        if self.enabled and self.relation != wanted:
-            bound = f"does not go with privacy.sampler={self.sampler!r}"
-            cure = f"set privacy.relation={wanted!r} or privacy.sampler='poisson'"
-            _validate.fail("privacy.relation", self.relation, bound, cure)
-        if self.noise_seed is not None:
-            cure = "None takes secret bits from the operating system"
-            _validate.integer_at_least("privacy.noise_seed", self.noise_seed, 0, cure)
-            if self.noise_seed >= 2**128:
-                _validate.fail(
-                    "privacy.noise_seed", self.noise_seed, "must be < 2**128", cure
-                )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainSpec:
-    """For how long, how much at once and where.
-
-    Attributes:
-      steps: number of updates.
-      batch_size: examples per update: expected ('poisson') or exact.
-      physical_batch_size: examples on the devices at once; 0 = chosen from
-        `batch_size`.
-      eval_every: steps between evaluations; 0 = only at the end.
-      checkpoint_every: steps between checkpoints; 0 = only at the end.
-      log_every: steps between rows of metrics.
-      backend: one of `BACKENDS`.
-      num_devices: devices used; 0 = all.
-    """
-
-    steps: int = 1000
-    batch_size: int = 512
-    physical_batch_size: int = 0
-    eval_every: int = 0
-    checkpoint_every: int = 100
-    log_every: int = 10
-    backend: str = "shard_map"
-    num_devices: int = 0
-
-    def __post_init__(self):
-        for field, low in (("steps", 1), ("batch_size", 1), ("log_every", 1)):
-            _validate.integer_at_least(f"train.{field}", getattr(self, field), low)
-        for field in ("eval_every", "checkpoint_every"):
-            cure = "0 means only at the end"
-            _validate.integer_at_least(f"train.{field}", getattr(self, field), 0, cure)
-        cure = "0 chooses it from train.batch_size"
-        _validate.integer_at_least(
-            "train.physical_batch_size", self.physical_batch_size, 0, cure
-        )
-        # A Poisson draw beyond m + 10 sqrt(m) has probability 1e-23: slots past that,
-        # rounded up to a multiple of 64, would only ever hold padding.
-        most = self.batch_size + 10 * math.sqrt(self.batch_size)
-        most = 64 * math.ceil(most / 64)
-        if self.physical_batch_size > most:
-            bound = f"must be <= {most} for train.batch_size={self.batch_size}"
-            _validate.fail(
-                "train.physical_batch_size", self.physical_batch_size, bound, cure
-            )
-        _validate.one_of("train.backend", self.backend, BACKENDS)
-        _validate.integer_at_least("train.num_devices", self.num_devices, 0, "0 = all")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ReportSpec:
-    """What experiment 'trust_report' compares.
-
-    Attributes:
-      epsilons: budgets trained at, beside the model without privacy.
-      attack_examples: members (and as many non-members) attacked; 0 = all there are.
-      level: of every confidence interval, in (0, 1).
-    """
-
-    epsilons: tuple[float, ...] = (1.0, 8.0)
-    attack_examples: int = 0
-    level: float = 0.95
-
-    def __post_init__(self):
-        for epsilon in self.epsilons:
-            _validate.positive("report.epsilons", epsilon, "give positive budgets")
-        if len(set(self.epsilons)) < len(self.epsilons):
-            _validate.fail(
-                "report.epsilons", self.epsilons, "repeats a budget", "name each once"
-            )
-        _validate.integer_at_least(
-            "report.attack_examples", self.attack_examples, 0, "0 takes all there are"
-        )
-        _validate.in_open_interval("report.level", self.level, 0, 1, "0.95 is usual")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BaselineSpec:
-    """How the run without privacy in a 'trust_report' differs; None: not at all.
-
-    Settings that suit noise and clipping are not those that one would choose without
-    them; a baseline held to them would understate the price of privacy.
-
-    Attributes:
-      learning_rate: in place of `optimizer.learning_rate`.
-      steps: in place of `train.steps`.
-      batch_size: in place of `train.batch_size`.
-      dropout: in place of `model.dropout`.
-    """
-
-    learning_rate: float | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    dropout: float | None = None
-
-    def __post_init__(self):
-        cure = "None takes that of the private runs"
-        if self.learning_rate is not None:
-            _validate.positive("baseline.learning_rate", self.learning_rate, cure)
-        for field in ("steps", "batch_size"):
-            if getattr(self, field) is not None:
-                value = getattr(self, field)
-                _validate.integer_at_least(f"baseline.{field}", value, 1, cure)
-        if self.dropout is not None:
-            name = "baseline.dropout"
-            _validate.in_half_open_interval(name, self.dropout, 0, 1, cure)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """One run, completely; every bound that needs no data has been checked.
-
-    Attributes:
-      experiment: one of `EXPERIMENTS`.
-      seed: of initialization, dropout and data order; never of the noise.
-      data: see `DataSpec`.
-      model: see `ModelSpec`.
-      optimizer: see `OptimizerSpec`.
-      privacy: see `PrivacySpec`.
-      train: see `TrainSpec`.
-      report: see `ReportSpec`.
-      baseline: see `BaselineSpec`.
-    """
-
-    experiment: str = "train"
-    seed: int = 0
-    data: DataSpec = dataclasses.field(default_factory=DataSpec)
-    model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
-    optimizer: OptimizerSpec = dataclasses.field(default_factory=OptimizerSpec)
-    privacy: PrivacySpec = dataclasses.field(default_factory=PrivacySpec)
-    train: TrainSpec = dataclasses.field(default_factory=TrainSpec)
-    report: ReportSpec = dataclasses.field(default_factory=ReportSpec)
-    baseline: BaselineSpec = dataclasses.field(default_factory=BaselineSpec)
-
-    def __post_init__(self):
-        _validate.one_of("experiment", self.experiment, EXPERIMENTS)
-        _validate.integer_at_least("seed", self.seed, 0)
-        if self.optimizer.warmup_steps >= self.train.steps:
-            bound = f"must be < train.steps={self.train.steps}"
-            value = self.optimizer.warmup_steps
-            _validate.fail(
-                "optimizer.warmup_steps", value, bound, "shorten the warm-up"
-            )
-        if self.baseline.steps and self.optimizer.warmup_steps >= self.baseline.steps:
-            bound = f"must be > optimizer.warmup_steps={self.optimizer.warmup_steps}"
-            cure = "shorten the warm-up or train the baseline for longer"
-            _validate.fail("baseline.steps", self.baseline.steps, bound, cure)
-        most, chunk = self.train.physical_batch_size, self.privacy.microbatch_size
-        if most and chunk > most:
-            bound = f"must be <= train.physical_batch_size={most}"
-            cure = "0 takes the whole physical batch at once"
-            _validate.fail("privacy.microbatch_size", chunk, bound, cure)
-        if self.experiment == "trust_report":
-            self._check_trust_report()
-        elif self.privacy.enabled:
-            if self.privacy.epsilon is None and self.privacy.noise_multiplier is None:
-                bound = "and privacy.noise_multiplier=None leave the noise open"
-                cure = "set exactly one, or privacy.enabled=False"
-                _validate.fail("privacy.epsilon", None, bound, cure)
-
-    def _check_trust_report(self):
-        cure = "set report.epsilons, the budgets that a trust_report compares"
-        for field in ("epsilon", "noise_multiplier"):
-            value = getattr(self.privacy, field)
-            if value is not None:
-                bound = "has no effect on experiment='trust_report'"
-                _validate.fail(f"privacy.{field}", value, bound, cure)
-        if not self.privacy.enabled and self.report.epsilons:
-            bound = f"contradicts report.epsilons={self.report.epsilons}"
-            cure = "set report.epsilons=() to compare nothing"
-            _validate.fail("privacy.enabled", False, bound, cure)
-
+from trustml import _validate, specs
 
 _KIND_NAMES = {
     str: "text",
@@ -500,14 +75,14 @@ def _unknown(field: str) -> typing.NoReturn:
     last = field.rpartition(".")[2]
     same = [name for name in known if name.rpartition(".")[2] == last]
     guess = same[0] if same else _validate.nearest(field, known)
-    hint = f"did you mean {guess}?" if guess else "see trustml/config.py."
+    hint = f"did you mean {guess}?" if guess else "see trustml/specs.py."
     raise ValueError(f"config has no field {field!r}; {hint}")
 
 
 def _kinds() -> dict[str, Any]:
     """Dotted names of all fields -> their annotations."""
     kinds = {}
-    for field in dataclasses.fields(RunConfig):
+    for field in dataclasses.fields(specs.RunConfig):
         if dataclasses.is_dataclass(field.type):
             for inner in dataclasses.fields(field.type):
                 kinds[f"{field.name}.{inner.name}"] = inner.type
@@ -543,7 +118,7 @@ def check_field(field: str) -> str:
     return field
 
 
-def from_config_dict(cfg: Any) -> RunConfig:
+def from_config_dict(cfg: Any) -> specs.RunConfig:
     """The frozen form of a ConfigDict (or of plain nested dicts), completely checked.
 
     Fields left out keep their defaults; a `data.path` makes `data.name` 'file'.
@@ -558,7 +133,7 @@ def from_config_dict(cfg: Any) -> RunConfig:
     if isinstance(tree, Mapping) and isinstance(tree.get("data"), Mapping):
         if tree["data"].get("path"):
             tree = {**tree, "data": {**tree["data"], "name": "file"}}
-    config = _build(RunConfig, tree, "")
+    config = _build(specs.RunConfig, tree, "")
     for field in ("path", "valid_path", "test_path"):
         if path := getattr(config.data, field):
             _validate.existing_file(f"data.{field}", path)
@@ -587,20 +162,20 @@ def default() -> Any:
                 result[field.name] = field.default
         return result
 
-    return tree(RunConfig)
+    return tree(specs.RunConfig)
 
 
-def to_dict(config: RunConfig) -> dict[str, Any]:
+def to_dict(config: specs.RunConfig) -> dict[str, Any]:
     """Nested plain dicts; tuples become lists, as in `to_json`."""
     return json.loads(to_json(config))
 
 
-def to_json(config: RunConfig) -> str:
+def to_json(config: specs.RunConfig) -> str:
     """Readable JSON of all fields in order, the text of `config.json`."""
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def digest(config: RunConfig) -> str:
+def digest(config: specs.RunConfig) -> str:
     """32 hex digits that depend on every field and on nothing else."""
     text = json.dumps(dataclasses.asdict(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

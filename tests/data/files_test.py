@@ -1,12 +1,14 @@
 """A user's files: forms that agree, splits by content, and every defect's sentence."""
 
+import csv
 import gzip
+import io
 import json
 
 import numpy as np
 import pytest
 
-from trustml.data import files
+from trustml.data import files, tables
 
 ROWS = [(f"play song {n} now", ("music", "weather", "book")[n % 3]) for n in range(60)]
 WHOLE = {"valid_fraction": 0, "test_fraction": 0}
@@ -170,7 +172,6 @@ DEFECTS = {
         {},
         r"line 3 is not UTF-8 \(byte 0xe9 at offset 22\).*iconv",
     ),
-    "utf-16": ("a.tsv", GOOD.encode("utf-16"), {}, "line 1 is not UTF-8"),
     "semicolons": (
         "a.csv",
         "text;label\nhi;a\nyou;b\n",
@@ -184,17 +185,49 @@ DEFECTS = {
         {},
         "holds commas; .*.tsv by tabs",
     ),
-    "quoted header": (
+    "quotes that open and close on lines that are whole": (
         "a.tsv",
-        '"text"\t"label"\n"hi"\t"a"\n"you"\t"b"\n',
+        'text\tlabel\nhi\ta\n"I will go\ta\nand stay"\tb\n',
         {},
-        "wraps the column 'text' in quotes.*save it without quotes",
+        "line 3 has a quote that is closed on another line, and every line is whole "
+        "without it; .*as .csv with commas, or as .jsonl",
     ),
-    "quoted column": (
+    "quoted line break among quotes that are text": (
         "a.tsv",
-        'text\tlabel\n"hi"\ta\n"you"\tb\n"oh"\tb\n',
+        'text\tlabel\nsay "hi"\ta\n"two\nlines"\tb\n',
         {},
-        "wraps every field of the column 'text' in quotes",
+        "line 3 has 1 fields and the header 2",
+    ),
+    "utf-16": (
+        "a.tsv",
+        GOOD.encode("utf-16"),
+        {},
+        "'.*a.tsv' looks like UTF-16, by the byte-order mark at its start; convert it, "
+        "such as with: iconv -f utf-16 -t utf-8.",
+    ),
+    "utf-16 of the other order": (
+        "a.csv.gz",
+        b"\xfe\xff" + "text,label\nhi,a\n".encode("utf-16-be"),
+        {},
+        "looks like UTF-16, by the byte-order mark.* iconv -f utf-16 -t utf-8.",
+    ),
+    "utf-16 without a mark": (
+        "a.jsonl",
+        jsonl({"text": "hi", "label": "a"}).encode("utf-16-le"),
+        {},
+        "looks like UTF-16, by its zero bytes; .* iconv -f utf-16le -t utf-8.",
+    ),
+    "utf-16 of the other order without a mark": (
+        "a.tsv",
+        GOOD.encode("utf-16-be"),
+        {},
+        "looks like UTF-16, by its zero bytes; .* iconv -f utf-16be -t utf-8.",
+    ),
+    "utf-32": (
+        "a.tsv",
+        GOOD.encode("utf-32"),
+        {},
+        "looks like UTF-32, by the byte-order mark.* iconv -f utf-32 -t utf-8.",
     ),
     "twin labels": (
         "a.tsv",
@@ -355,13 +388,62 @@ def test_every_defect_gets_its_sentence(tmp_path, name):
     assert "\n" not in str(error.value) and str(error.value)[-1] in ".?"
 
 
-def test_quotes_that_are_no_defect(tmp_path):
-    """In a column that is not used, in a few rows, in a short file of its own."""
-    rows = ['"0"\t"hi"\ta', '"1"\tyou\tb', '"2"\tshe said "no"\tb', '"3"\toh\ta']
-    path = write(tmp_path / "a.tsv", "id\ttext\tlabel\n" + "\n".join(rows) + "\n")
-    test = write(tmp_path / "b.tsv", 'text\tlabel\n"Hi there"\ta\n')
-    data = files.load(path, test_path=test, valid_fraction=0.0)
-    assert data.texts["test"] == ['"Hi there"']
+# Texts that a writer of quoted fields has to quote, or that only look like it.
+QUOTED = [
+    '"hello" he said',
+    'he said "hello"',
+    '"hello"',
+    '"yes" and "no"',
+    '"',
+    '""',
+    'a\ttab and a quote"',
+    "two\nlines",
+    "two\r\nlines, and\ta\ttab\n",
+    "it's plain",
+    '"\'"',
+]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_a_tsv_of_a_csv_writer_is_read_as_it_was_written(tmp_path, quoting, end):
+    written = io.StringIO(newline="")
+    writer = csv.writer(written, delimiter="\t", quoting=quoting, lineterminator=end)
+    writer.writerow(["id", "text", "label"])
+    writer.writerows([n, text, "ab"[n % 2]] for n, text in enumerate(QUOTED))
+    path = write(tmp_path / "a.tsv", written.getvalue())
+    table = tables.read(path)
+    assert [row["text"] for row in table.rows] == QUOTED
+    assert [row["label"] for row in table.rows] == ["ab"[n % 2] for n in range(11)]
+    assert table.lines == [2, 3, 4, 5, 6, 7, 8, 9, 11, 14, 15]
+    assert files.load(path, test_path=path, **WHOLE).texts["test"] == QUOTED
+
+
+def test_a_tsv_with_some_fields_quoted(tmp_path):
+    """Letter for letter as QUOTE_MINIMAL writes it, pandas' default."""
+    text = 'text\tlabel\n"say ""hi"""\ta\nplain\tb\n"a\tb"\ta\n"""hello"" he said"\tb\n'
+    table = tables.read(write(tmp_path / "a.tsv", text))
+    want = ['say "hi"', "plain", "a\tb", '"hello" he said']
+    assert [row["text"] for row in table.rows] == want
+
+
+def test_quotes_that_are_text_stay(tmp_path):
+    """A file that is not quoted throughout; only fields that are wrapped lose them."""
+    fields = {
+        '"hello" he said': '"hello" he said',
+        '"yes" and "no"': '"yes" and "no"',
+        '"the start of a quotation': '"the start of a quotation',
+        'its end"': 'its end"',
+        '"""': '"""',
+        '"': '"',
+        '"he said ""hi"""': 'he said "hi"',
+        '"wrapped"': "wrapped",
+        "it's": "it's",
+    }
+    text = "text\tlabel\n" + "".join(f"{field}\ta\n" for field in fields)
+    table = tables.read(write(tmp_path / "a.tsv", text))
+    assert [row["text"] for row in table.rows] == list(fields.values())
+    assert table.lines == list(range(2, 11))
 
 
 def test_files_that_are_not_there(tmp_path):

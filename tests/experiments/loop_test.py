@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from trustml import config as config_lib
-from trustml import parallel, rng
+from trustml import parallel, rng, specs
 from trustml import task as task_lib
 from trustml.data import batches, dataset
 from trustml.experiments import build, loop
@@ -36,7 +36,7 @@ def make_data(with_nan=False) -> dataset.Dataset:
     )  # fmt: skip
 
 
-def make_config(**changes) -> config_lib.RunConfig:
+def make_config(**changes) -> specs.RunConfig:
     cfg = config_lib.default()
     cfg.privacy.noise_multiplier = 0.5
     cfg.privacy.noise_seed = 3

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from trustml import config as config_lib
-from trustml.experiments import trust_report
+from trustml.experiments import build, trust_report
 
 
 def _config(path, **baseline):
@@ -46,7 +46,8 @@ def test_only_the_run_without_privacy_takes_the_settings_of_the_baseline(path):
     plain, *private = trust_report.variants(_config(path, **own))
     assert plain.optimizer.learning_rate == 0.5
     assert (plain.train.steps, plain.train.batch_size) == (9, 8)
-    assert plain.train.physical_batch_size == 8 < private[0].train.physical_batch_size
+    buffers = [build.physical_batch_size(v, 1) for v in (plain, *private)]
+    assert buffers == [8, 16, 16]
     assert plain.model.dropout == 0.25
     same = trust_report.variants(_config(path))[1:]
     parts = [(v.train, v.model, v.optimizer, v.privacy) for v in private]

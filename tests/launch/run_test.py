@@ -71,6 +71,22 @@ def test_overrides_and_workdir(here):
     assert named.workdir == pathlib.Path("runs/a")
 
 
+def test_a_baseline_that_the_file_brings_does_not_hinder_training(here):
+    """As in the sweep of quickstart, whose points train one budget each."""
+    text = _CONFIG.replace("arg == 'typo'", "arg == 'report'").replace(
+        "cfg.train.stesp = 3",
+        "cfg.experiment, cfg.privacy.epsilon, cfg.baseline.steps = "
+        "'trust_report', None, 7",
+    )
+    (here / "mine.py").write_text(text)
+    argv = ["--config=mine.py:report", "--config.experiment=train"]
+    made = run.parse([*argv, "--config.privacy.epsilon=3"]).config
+    assert made.experiment == "train" and made.baseline.steps == 7
+    dropped = run.parse([*argv[:1], "--config.baseline.steps=None"]).config
+    assert dropped.baseline.steps is None
+    run.parse([*argv, "--config.privacy.epsilon=3", "--config.baseline.steps=none"])
+
+
 def test_runs_and_runs_again(here, capsys):
     assert run.main(["--config=mine.py"]) == 0
     assert (here / "runs/mine/note.txt").read_text() == "snips"

@@ -1,22 +1,17 @@
 """The table of wrong configurations and inputs: one sentence each, before any work.
 
 Each row is a name, what is wrong, and words that its sentence must hold: the field, the
-value, and a cure. The first table goes through the command line, the second calls the
-library.
+value, and a cure. All go through the command line; `wrong_calls_test.py` has the calls
+of the library.
 """
 
 import pathlib
 
-import dp_accounting
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from launch import run
-from trustml import checkpoint, config, parallel, rng
-from trustml.data import batches
-from trustml.privacy import clipping, noise, plan, sampling
+from trustml import checkpoint, specs
 
 CONFIG = """
 from trustml import config
@@ -158,6 +153,18 @@ COMMANDS = {
         "report.epsilons", "(-1.0,)", "=-1.0", "give positive", arg="report"
     ),
     "level 1": field("report.level", "1", "=1.0", "0.95 is usual", arg="report"),
+    "baseline without a comparison": field(
+        "baseline.steps", "9", "=9", "experiment='train'", "set experiment='trust_rep"
+    ),
+    "baseline of a report turned into one run": (
+        [
+            "--config=mine.py:report",
+            *("--config.experiment=train", "--config.privacy.epsilon=3"),
+            *("--config.baseline.dropout", "0.5"),
+        ],
+        {},
+        ("baseline.dropout=0.5 has no effect", "experiment='train'", "leave it out"),
+    ),
     # Training.
     "steps 0": field("train.steps", "0", "=0 must be >= 1"),
     "steps a fraction": field("train.steps", "2.5", "='2.5' must be an integer"),
@@ -165,13 +172,20 @@ COMMANDS = {
     "batch size 0": field("train.batch_size", "0", "=0 must be >= 1"),
     "batch larger than the data": both(
         "train.batch_size=1000",
-        words=("batch_size=1000", "at most the", "lower train.batch_size"),
+        words=("train.batch_size=1000", "at most the", "lower train.batch_size."),
+    ),
+    "all batches larger than the data": (
+        ["--config=mine.py:report", "--config.baseline.batch_size=500"]
+        + [f"--config.train.{x}batch_size=1000" for x in ("", "physical_")],
+        {},
+        (
+            "train.batch_size=1000 and baseline.batch_size=500",
+            "lower train.batch_size and baseline.batch_size",
+            "(train.physical_batch_size=1000 follows by itself)",
+        ),
     ),
     "data limited below the batch": both(
         "data.limit=10", words=("batch_size=16", "at most the 10", "lower train.batch")
-    ),
-    "physical batch too large": field(
-        "train.physical_batch_size", "999", "=999", "<= "
     ),
     "log never": field("train.log_every", "0", "=0 must be >= 1"),
     "negative checkpoint interval": field(
@@ -341,10 +355,10 @@ def test_wrong_commands(here, capsys, name):
 
 
 def test_the_table_is_long_enough():
-    assert len(COMMANDS) >= 40 and len(CALLS) >= 15
+    assert len(COMMANDS) >= 40
 
 
-def _begun(here) -> config.RunConfig:
+def _begun(here) -> specs.RunConfig:
     """The directory of a run that was begun, with its config.json."""
     command = run.parse(["--config=mine.py", "--workdir=begun"])
     run.claim(command.workdir, command.config)
@@ -380,224 +394,3 @@ def test_checkpoint_of_another_model(here, capsys, monkeypatch):
 
     (place / "00000001/meta.json").write_text("{")
     refused(argv, ("is damaged; delete it", "the start"), capsys, here)
-
-
-# What calls of the library refuse; each row is (call, words).
-PARAMS = {"w": jnp.ones(3)}
-BATCH = {"x": jnp.ones((4, 3))}
-MASK = jnp.ones(4, bool)
-RELATION = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
-
-
-def linear(params, example, key):
-    return jnp.vdot(params["w"], example["x"])
-
-
-def clip(
-    loss=linear,
-    params=PARAMS,
-    batch=BATCH,
-    mask=MASK,
-    key=0,
-    example_ids=None,
-    **options,
-):
-    options = {"l2_clip_norm": 1.0} | options
-    key = jax.random.key(key) if key is not None else None
-    clipper = clipping.clipped_grad(loss, **options)
-    return clipper(params, batch, mask, key, example_ids)
-
-
-@jax.custom_batching.custom_vmap
-def whole_batch(x):
-    return x
-
-
-@whole_batch.def_vmap
-def _whole_batch_rule(size, batched, x):
-    return x - jnp.mean(x, axis=0), batched[0]
-
-
-def collective(params, example, key):
-    inner = jax.vmap(lambda x: x - jax.lax.pmean(x, "i"), axis_name="i")
-    return jax.lax.psum(linear(params, example, key), "i") + 0 * jnp.sum(
-        inner(PARAMS["w"])
-    )
-
-
-def in_a_named_axis():
-    over = jax.vmap(
-        lambda batch: clip(collective, batch=batch)[0]["w"], axis_name="i", in_axes=0
-    )
-    return over({"x": jnp.ones((2, 4, 3))})
-
-
-def poisson(**changes):
-    options = {"physical_batch_size": 8, "seed": 0} | changes
-    return sampling.poisson(options.pop("num_examples", 100), 10, **options)
-
-
-def make_plan(clipper=None, sampler=None, **changes):
-    clipper = clipper or clipping.clipped_grad(linear, l2_clip_norm=1.0)
-    options = {"steps": 5, "delta": 1e-5, "relation": RELATION, "epsilon": 3.0}
-    return plan.make(clipper, sampler or poisson(), **(options | changes))
-
-
-CALLS = {
-    "loss is a vector": (
-        lambda: clip(lambda p, e, k: p["w"] * e["x"]),
-        ("loss returns shape (3,)", "one scalar for ONE example", "drop the batch"),
-    ),
-    "loss with a batch axis": (
-        lambda: clip(lambda p, e, k: e["x"][None] @ p["w"]),
-        ("loss returns shape (1,)", "drop the batch axis"),
-    ),
-    "loss is an integer": (
-        lambda: clip(lambda p, e, k: jnp.int32(3)),
-        ("loss returns dtype int32", "return a float scalar"),
-    ),
-    "parameters are integers": (
-        lambda: clip(params={"w": jnp.ones(3, jnp.int32)}),
-        ("parameter 'w' has dtype int32", "leave it out"),
-    ),
-    "nothing is trained": (
-        lambda: clip(trainable=("b",)),
-        ("trainable=('b',)", "selects no parameter", "one of w"),
-    ),
-    "mask of numbers": (
-        lambda: clip(mask=jnp.ones(4)),
-        ("mask has shape (4,) and dtype float32", "give bool[B]"),
-    ),
-    "mask of two axes": (
-        lambda: clip(mask=jnp.ones((2, 2), bool)),
-        ("mask has shape (2, 2)", "give bool[B]"),
-    ),
-    "leaves of different lengths": (
-        lambda: clip(batch=BATCH | {"y": jnp.ones(3)}),
-        ("batch['y'] has shape (3,)", "mask has 4 rows", "leading axis [4, ...]"),
-    ),
-    "a leaf without a batch axis": (
-        lambda: clip(batch=BATCH | {"y": jnp.float32(1)}),
-        ("batch['y'] has shape ()", "leading axis"),
-    ),
-    "a batch that is one array": (
-        lambda: clip(batch=jnp.ones((3, 3))),
-        ("batch has shape (3, 3)", "mask has 4 rows"),
-    ),
-    "no parameters": (
-        lambda: clip(params={}),
-        ("params={} holds no array to train", "task's init"),
-    ),
-    "no key": (
-        lambda: clip(key=None),
-        ("key of type NoneType", "is not one typed JAX key", "random.key(seed)"),
-    ),
-    "a loss with auxiliary values": (
-        lambda: clip(lambda p, e, k: (linear(p, e, k), e["x"])),
-        ("loss returns a tuple of 2", "return the loss alone"),
-    ),
-    "too few example ids": (
-        lambda: clip(example_ids=jnp.arange(3)),
-        ("example_ids has shape (3,)", "one integer for each of the 4 rows"),
-    ),
-    "example ids that are no integers": (
-        lambda: clip(example_ids=jnp.ones(4)),
-        ("dtype float32", "one integer for each of the 4 rows"),
-    ),
-    "a clip norm whose square float32 cannot hold": (
-        lambda: clip(l2_clip_norm=1e-25),
-        ("l2_clip_norm=1e-25", "at least 1e-12", "rescale the loss"),
-    ),
-    "a collective in the loss": (
-        in_a_named_axis,
-        ("collective `psum", "mixes the examples", "use GroupNorm"),
-    ),
-    "custom_vmap in the loss": (
-        lambda: clip(lambda p, e, k: linear(p, {"x": whole_batch(e["x"])}, k)),
-        ("custom_vmap", "sees the whole batch", "without the custom"),
-    ),
-    "microbatch of 0": (lambda: clip(microbatch_size=0), ("microbatch_size=0", ">= 1")),
-    "noise in bfloat16": (
-        lambda: _noisy({"w": jnp.ones(3, jnp.bfloat16)}),
-        ("bfloat16", "must be float32", "accumulate"),
-    ),
-    "noise of 0": (lambda: noise.gaussian(0.0), ("noise_stddev=0.0", "enabled=False")),
-    "sample rate above 1": (
-        lambda: poisson(sample_rate=1.5),
-        ("sample_rate=1.5", "at most 1", "lower the batch size"),
-    ),
-    "more than the data": (
-        lambda: poisson(num_examples=5),
-        ("expected_batch_size=10", "at most the 5", "lower train.batch_size"),
-    ),
-    "shuffling claims amplification": (
-        lambda: sampling.shuffled(100, 10, physical_batch_size=8, amplified=True),
-        ("amplified=True", "no proof", "sampling.poisson"),
-    ),
-    "event of another relation": (
-        lambda: make_plan(sampler=sampling.fixed_size(100, 10, physical_batch_size=8)),
-        ("ADD_OR_REMOVE_ONE", "REPLACE_ONE", "change the relation"),
-    ),
-    "plan with both": (
-        lambda: make_plan(noise_multiplier=1.0),
-        ("noise_multiplier=1.0", "epsilon=3.0", "exactly one"),
-    ),
-    "beyond the plan": (
-        lambda: make_plan(epsilon=None, noise_multiplier=1.0).epsilon(step=6),
-        ("step=6", "at most 5", "longer plan"),
-    ),
-    "seed too long": (
-        lambda: rng.root(2**128),
-        ("must be below 2**128", "None for 128 bits"),
-    ),
-    "too many devices": (
-        lambda: parallel.devices(99),
-        ("train.num_devices=99", "at most", "lower it"),
-    ),
-    "rows for other devices": (
-        lambda: parallel.shard({"x": jnp.ones((3, 2))}, parallel.devices(2)),
-        ("['x'] has shape (3, 2)", "the 2 device(s)", "parallel.deal"),
-    ),
-    "index outside the data": (
-        lambda: batches.gather({"x": np.ones(3)}, np.array([3]), np.array([True])),
-        ("indices holds 3", "outside [0, 3)", "sample among"),
-    ),
-    "columns of different lengths": (
-        lambda: batches.size({"x": np.ones(3), "y": np.ones(2)}),
-        ("{'x': 3, 'y': 2}", "one row an example"),
-    ),
-}
-
-
-def _noisy(sums):
-    mechanism = noise.gaussian(1.0)
-    return mechanism.update(sums, mechanism.init(rng.root(0)))
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_wrong_calls(name):
-    call, words = CALLS[name]
-    with pytest.raises(ValueError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    for word in words:
-        assert word in text, text
-
-
-def test_batch_statistics_are_found_by_the_check():
-    """Isolation is checked on real rows: batch normalisation inside a callback."""
-
-    def loss(params, example, key):
-        shape = jax.ShapeDtypeStruct((3,), jnp.float32)
-        centred = jax.pure_callback(
-            lambda x: x - x.mean(axis=0, keepdims=x.ndim > 1),
-            shape,
-            example["x"],
-            vmap_method="broadcast_all",
-        )
-        return jnp.vdot(params["w"], jax.lax.stop_gradient(centred))
-
-    clipper = clipping.clipped_grad(loss, l2_clip_norm=1.0)
-    with pytest.raises(ValueError, match="hands the whole batch to the host; use"):
-        clipper.check(PARAMS, BATCH)

@@ -3,8 +3,10 @@
 Every defect of a file is one sentence with its line: a row with too few fields, bytes
 that are not UTF-8, a header that names a column twice, JSON that does not parse.
 
-* `.tsv`: one header line; fields split at tabs, no quoting: a column whose fields are
-  all wrapped in quotes is refused, as they would become part of the text.
+* `.tsv`: one header line; fields split at tabs. A field wrapped in `"` that doubles
+  every `"` inside, as pandas, `csv` and spreadsheets write where a field needs it,
+  loses them; any other quote is text. Where no quote of the file is text, wrapped
+  fields may hold tabs and line breaks.
 * `.csv`: one header line; commas, fields quoted with `"` where needed (RFC 4180).
 * `.jsonl`: one JSON object a line.
 
@@ -17,11 +19,13 @@ Example::
         row['text'], row['label']
 """
 
+import codecs
 import csv
 import gzip
 import io
 import json
 import pathlib
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -40,7 +44,6 @@ class Table(NamedTuple):
       rows: column name -> value; strings, except in JSON lines.
       lines: number of the line that each row starts on, from 1.
       content: bytes of the file as it lies on the disk.
-      quotes_are_text: True for TSV, which has no quoting.
     """
 
     where: str
@@ -48,7 +51,6 @@ class Table(NamedTuple):
     rows: list[dict[str, Any]]
     lines: list[int]
     content: bytes
-    quotes_are_text: bool = False
 
     def error(self, row: int, what: str) -> ValueError:
         """The error about one row: the file, its line, and `what` with the cure."""
@@ -82,24 +84,17 @@ def read(path, field: str = "data.path") -> Table:
     if kind[0] == ".jsonl":
         columns, rows, lines = _read_jsonl(text, where)
     else:
-        fields = _split_csv(text, where) if kind[0] == ".csv" else _split_tsv(text)
-        columns, rows, lines = _read_fields(fields, where)
+        split = _split_csv if kind[0] == ".csv" else _split_tsv
+        columns, rows, lines = _read_fields(split(text, where), where)
     if not rows:
         raise ValueError(f"{where} holds no rows; give a file with examples.")
-    return Table(where, columns, rows, lines, content, kind[0] == ".tsv")
+    return Table(where, columns, rows, lines, content)
 
 
 def require(table: Table, field: str, column: str) -> None:
     """Raises if the table has no such column; the error names the nearest one."""
     if column in table.columns:
-        if table.quotes_are_text:
-            _refuse_quotes(table, column)
         return
-    if f'"{column}"' in table.columns and table.quotes_are_text:
-        raise ValueError(
-            f"{table.where} wraps the column {column!r} in quotes, and in a .tsv they "
-            "are part of the text; save it without quotes, or as .csv with commas."
-        )
     guess = _validate.nearest(column, table.columns)
     hint = f"; did you mean {guess!r}?" if guess else f"; set {field} to one of these."
     raise ValueError(
@@ -128,17 +123,6 @@ def stem(path: pathlib.Path) -> str:
     return name
 
 
-def _refuse_quotes(table: Table, column: str) -> None:
-    """Raises if every field of a column is wrapped in quotes."""
-    fields = [str(row[column]) for row in table.rows]
-    if len(fields) > 2 and all(len(f) > 1 and f[0] == f[-1] == '"' for f in fields):
-        raise ValueError(
-            f"{table.where} wraps every field of the column {column!r} in quotes, and "
-            "in a .tsv these are part of the text; save it without quotes, or as .csv "
-            "with commas."
-        )
-
-
 def _unpack(content: bytes, where: str) -> bytes:
     try:
         return gzip.decompress(content)
@@ -149,7 +133,29 @@ def _unpack(content: bytes, where: str) -> bytes:
         ) from error
 
 
+def _refuse_wide(content: bytes, where: str) -> None:
+    """Raises if the characters are of two or four bytes, as some programs save them."""
+    by, name = "the byte-order mark at its start", ""
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        name = "utf-32"
+    elif content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        name = "utf-16"
+    elif len(content) >= 4:
+        zeros = [byte == 0 for byte in content[:4]]
+        by = "its zero bytes"
+        if zeros == [False, True, False, True]:
+            name = "utf-16le"
+        elif zeros == [True, False, True, False]:
+            name = "utf-16be"
+    if name:
+        raise ValueError(
+            f"{where} looks like {name[:6].upper()}, by {by}; convert it, such as "
+            f"with: iconv -f {name} -t utf-8."
+        )
+
+
 def _decode(content: bytes, where: str) -> str:
+    _refuse_wide(content, where)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -161,11 +167,66 @@ def _decode(content: bytes, where: str) -> str:
         ) from error
 
 
-def _split_tsv(text: str):
-    for number, line in enumerate(text.split("\n"), 1):
-        line = line.removesuffix("\r")
-        if line:
-            yield number, line.split("\t")
+# A field wrapped in quotes that doubles those inside. No step back (`*+`): a closing
+# quote is never one of a pair.
+_WRAPPED = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"')
+_FIELD = re.compile(rf"{_WRAPPED.pattern}(?=[\t\n]|\r\n|\r?\Z)|[^\t\n]*")
+
+
+def _split_tsv(text: str, where: str):
+    lines = [
+        (number, line.removesuffix("\r").split("\t"))
+        for number, line in enumerate(text.split("\n"), 1)
+        if line not in ("", "\r")
+    ]
+    if '"' not in text or not lines:
+        return iter(lines)
+    rows = _quoted_rows(text)
+    if rows is not None and {len(fields) for _, fields in rows} == {len(lines[0][1])}:
+        if len(rows) < len(lines):
+            _refuse_two_readings(rows, lines, where)
+        lines = rows
+    return iter([(number, [_unwrap(f) for f in fields]) for number, fields in lines])
+
+
+def _quoted_rows(text: str) -> list[tuple[int, list[str]]] | None:
+    """Rows whose wrapped fields hold tabs and line breaks; None if a quote is text."""
+    rows, fields, line, first, at = [], [], 1, 1, 0
+    while True:
+        found = _FIELD.match(text, at)
+        assert found is not None  # an empty field is one
+        field, at = found[0], found.end()
+        if found[1] is None and '"' in field:
+            return None
+        line += field.count("\n")
+        fields.append(field)
+        if text.startswith("\t", at):
+            at += 1
+            continue
+        fields[-1] = fields[-1].removesuffix("\r")
+        if fields != [""]:
+            rows.append((first, fields))
+        at = text.find("\n", at) + 1
+        if not at:
+            return rows
+        fields, line = [], line + 1
+        first = line
+
+
+def _unwrap(field: str) -> str:
+    wrapped = _WRAPPED.fullmatch(field)
+    return wrapped[1].replace('""', '"') if wrapped else field
+
+
+def _refuse_two_readings(rows, lines, where: str) -> None:
+    """Raises if the file is as whole line by line as with line breaks in its fields."""
+    if {len(fields) for _, fields in lines} == {len(lines[0][1])}:
+        broken = next(n for n, fields in rows if any("\n" in f for f in fields))
+        raise ValueError(
+            f"{where} line {broken} has a quote that is closed on another line, and "
+            "every line is whole without it; save the file as .csv with commas, or as "
+            ".jsonl, so that it can be read in one way only."
+        )
 
 
 def _split_csv(text: str, where: str):

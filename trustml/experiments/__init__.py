@@ -3,7 +3,7 @@
 `train.run` trains one model, with or without privacy, and reports on it.
 `trust_report.run` trains the same model at several privacy budgets, attacks each, and
 writes the report that says what is promised, what leaks, what it costs and who is
-served worse. Both are called by `launch/run.py` with a `config.RunConfig` and a
+served worse. Both are called by `launch/run.py` with a `specs.RunConfig` and a
 directory.
 
 The pieces: `build` makes data, task, optimizer and plan from the config; `loop` is the

@@ -13,8 +13,7 @@ import pathlib
 
 import optax
 
-from trustml import config as config_lib
-from trustml import parallel, rng
+from trustml import parallel, rng, specs
 from trustml.data import batches, datasets, files
 from trustml.models import bag, bert, bilstm, cnn, hf, mlp, transformer
 from trustml.privacy import accounting, clipping, sampling
@@ -22,7 +21,7 @@ from trustml.privacy import plan as plan_lib
 from trustml.task import Task
 
 
-def dataset(config: config_lib.RunConfig) -> datasets.Dataset:
+def dataset(config: specs.RunConfig) -> datasets.Dataset:
     """The data set that the config names, or the user's own file.
 
     Raises:
@@ -68,11 +67,11 @@ def _whole(data: datasets.Dataset, where: str) -> datasets.Dataset:
     return data
 
 
-def _pretrained(config: config_lib.RunConfig) -> str:
+def _pretrained(config: specs.RunConfig) -> str:
     return config.model.checkpoint or str(hf.find_minilm())
 
 
-def task(config: config_lib.RunConfig, data: datasets.Dataset) -> Task:
+def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
     """The model that the config names, sized for the data.
 
     Raises:
@@ -151,7 +150,7 @@ def task(config: config_lib.RunConfig, data: datasets.Dataset) -> Task:
     )
 
 
-def optimizer(config: config_lib.RunConfig) -> optax.GradientTransformation:
+def optimizer(config: specs.RunConfig) -> optax.GradientTransformation:
     """The optax optimizer with its schedule."""
     spec, steps = config.optimizer, config.train.steps
     after = max(1, steps - spec.warmup_steps)
@@ -182,13 +181,19 @@ def optimizer(config: config_lib.RunConfig) -> optax.GradientTransformation:
     return made
 
 
-def physical_batch_size(config: config_lib.RunConfig) -> int:
-    """Examples on a device at once: the config's, or about a quarter of the batch."""
-    wanted = config.train.physical_batch_size
-    return wanted or max(16, 2 ** round(math.log2(max(1, config.train.batch_size / 4))))
+def physical_batch_size(config: specs.RunConfig, num_devices: int) -> int:
+    """Examples on one device at once.
+
+    All devices together hold `train.physical_batch_size`, or about a quarter of the
+    batch where that is 0, and never more than the batch, dealt to the devices.
+    """
+    batch = config.train.batch_size
+    quarter = max(16, 2 ** round(math.log2(max(1, batch / 4))))
+    wanted = config.train.physical_batch_size or quarter
+    return max(1, min(wanted // num_devices, math.ceil(batch / num_devices)))
 
 
-def clipper(config: config_lib.RunConfig, loss) -> clipping.ClippedGrad:
+def clipper(config: specs.RunConfig, loss) -> clipping.ClippedGrad:
     """The clipped gradient of the config's privacy section."""
     spec = config.privacy
     return clipping.clipped_grad(
@@ -202,7 +207,7 @@ def clipper(config: config_lib.RunConfig, loss) -> clipping.ClippedGrad:
 
 
 def sampler(
-    config: config_lib.RunConfig, num_examples: int, num_devices: int, root: rng.Root
+    config: specs.RunConfig, num_examples: int, num_devices: int, root: rng.Root
 ) -> sampling.Sampler:
     """The sampler of the config, with a seed of its own stream of `root`."""
     make = {
@@ -210,11 +215,10 @@ def sampler(
         "fixed_size": sampling.fixed_size,
         "shuffled": sampling.shuffled,
     }[config.privacy.sampler]
-    per_device = max(1, physical_batch_size(config) // num_devices)
     made = make(
         num_examples,
         config.train.batch_size,
-        physical_batch_size=per_device,
+        physical_batch_size=physical_batch_size(config, num_devices),
         shards=num_devices,
         seed=None,
     )
@@ -223,7 +227,7 @@ def sampler(
 
 
 def plan(
-    config: config_lib.RunConfig,
+    config: specs.RunConfig,
     clipped: clipping.ClippedGrad,
     sampled: sampling.Sampler,
 ) -> plan_lib.Plan:
@@ -242,7 +246,7 @@ def plan(
     )
 
 
-def check(config: config_lib.RunConfig, data: datasets.Dataset, task: Task) -> None:
+def check(config: specs.RunConfig, data: datasets.Dataset, task: Task) -> None:
     """Raises what would stop the run later, before anything is trained."""
     optimizer(config)
     num_devices = len(parallel.devices(config.train.num_devices))
@@ -250,6 +254,23 @@ def check(config: config_lib.RunConfig, data: datasets.Dataset, task: Task) -> N
     sampled = sampler(config, size, num_devices, rng.root(config.privacy.noise_seed))
     if config.privacy.enabled:
         plan(config, clipper(config, task.loss), sampled)
+
+
+def check_batch_sizes(config: specs.RunConfig, num_examples: int) -> None:
+    """Raises one sentence for all batches that are larger than the training data."""
+    sizes = {"train.batch_size": config.train.batch_size}
+    if config.experiment == "trust_report":
+        sizes["baseline.batch_size"] = config.baseline.batch_size or 0
+    large = {field: size for field, size in sizes.items() if size > num_examples}
+    if not large:
+        return
+    buffers = config.train.physical_batch_size
+    follows = f" (train.physical_batch_size={buffers} follows by itself)"
+    raise ValueError(
+        f"{' and '.join(f'{field}={size}' for field, size in large.items())} must be "
+        f"at most the {num_examples} training examples there are; lower "
+        f"{' and '.join(large)}{follows if buffers > num_examples else ''}."
+    )
 
 
 def _cache_dir() -> pathlib.Path:

@@ -14,8 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from trustml import config as config_lib
-from trustml import intervals
+from trustml import intervals, specs
 from trustml import task as task_lib
 from trustml.attacks import membership
 from trustml.data import batches, datasets
@@ -26,7 +25,7 @@ from trustml.fairness import groups
 
 def run_section(
     name: str,
-    config: config_lib.RunConfig,
+    config: specs.RunConfig,
     data: datasets.Dataset,
     task: task_lib.Task,
     trained: Trained,
@@ -170,7 +169,7 @@ def _promise(config, data, task, trained) -> dict[str, Any]:
 
 
 def frame(
-    title: str, config: config_lib.RunConfig, data: datasets.Dataset, task, params
+    title: str, config: specs.RunConfig, data: datasets.Dataset, task, params
 ) -> dict[str, Any]:
     """The parts of a report that all runs share."""
     counts = {

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from trustml import checkpoint, parallel, rng
+from trustml import checkpoint, parallel, rng, specs
 from trustml import config as config_lib
 from trustml import task as task_lib
 from trustml import writer as writer_lib
@@ -255,7 +255,7 @@ def initial_state(
 
 
 def fit(
-    config: config_lib.RunConfig,
+    config: specs.RunConfig,
     data: datasets.Dataset,
     task: task_lib.Task,
     workdir: pathlib.Path,

@@ -2,13 +2,13 @@
 
 Example::
 
-    train.run(config_lib.from_config_dict(cfg), pathlib.Path('runs/a'))
+    train.run(config.from_config_dict(cfg), pathlib.Path('runs/a'))
 """
 
 import pathlib
 
-from trustml import config as config_lib
-from trustml import report
+from trustml import report, specs
+from trustml.data import batches
 from trustml.experiments import build, describe, loop
 
 LIMITS = (
@@ -20,7 +20,7 @@ LIMITS = (
 )
 
 
-def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
+def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     """Trains, measures and writes the report; resumes what `workdir` holds.
 
     Returns:
@@ -30,6 +30,7 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         print(f"finished already; report: {workdir / 'report.html'}")
         return workdir / "report.html"
     data = build.dataset(config)
+    build.check_batch_sizes(config, batches.size(data.train))
     task = build.task(config, data)
     name = run_name(config)
     trained = loop.fit(config, data, task, workdir, name=name)
@@ -46,7 +47,7 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def run_name(config: config_lib.RunConfig) -> str:
+def run_name(config: specs.RunConfig) -> str:
     """'non-private', 'eps=8', or 'noise=1.1' where the noise was given."""
     spec = config.privacy
     if not spec.enabled:

@@ -17,8 +17,7 @@ import pathlib
 import tempfile
 from typing import Any
 
-from trustml import _validate, report
-from trustml import config as config_lib
+from trustml import report, specs
 from trustml.data import batches
 from trustml.experiments import build, describe, loop
 from trustml.experiments.train import LIMITS, run_name
@@ -26,7 +25,7 @@ from trustml.experiments.train import LIMITS, run_name
 _PRICE_STEPS = 20  # timed without privacy where the baseline has its own settings
 
 
-def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
+def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     """Trains and attacks at every budget and writes the report.
 
     Returns:
@@ -36,10 +35,7 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         print(f"finished already; report: {workdir / 'report.html'}")
         return workdir / "report.html"
     data = build.dataset(config)
-    size = batches.size(data.train)
-    if (config.baseline.batch_size or 0) > size:
-        bound = f"must be at most the {size} training examples there are"
-        _validate.fail("baseline.batch_size", config.baseline.batch_size, bound)
+    build.check_batch_sizes(config, batches.size(data.train))
     limits = list(LIMITS)
     sections, baseline, task, params = [], None, None, None
     for variant in variants(config):  # the last budget may be out of reach
@@ -77,7 +73,7 @@ def run(config: config_lib.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def variants(config: config_lib.RunConfig) -> list[config_lib.RunConfig]:
+def variants(config: specs.RunConfig) -> list[specs.RunConfig]:
     """The run without privacy, then one for each budget, largest first."""
     private = [
         _with_privacy(config, enabled=True, epsilon=epsilon)
@@ -86,12 +82,12 @@ def variants(config: config_lib.RunConfig) -> list[config_lib.RunConfig]:
     return [_baseline(config), *private]
 
 
-def _with_privacy(config: config_lib.RunConfig, **change) -> config_lib.RunConfig:
+def _with_privacy(config: specs.RunConfig, **change) -> specs.RunConfig:
     privacy = dataclasses.replace(config.privacy, noise_multiplier=None, **change)
     return dataclasses.replace(config, experiment="train", privacy=privacy)
 
 
-def _baseline(config: config_lib.RunConfig) -> config_lib.RunConfig:
+def _baseline(config: specs.RunConfig) -> specs.RunConfig:
     """The run without privacy, with the settings of `config.baseline`."""
     own, plain = config.baseline, _with_privacy(config, enabled=False, epsilon=None)
 
@@ -100,25 +96,21 @@ def _baseline(config: config_lib.RunConfig) -> config_lib.RunConfig:
         values = {name: value for name, value in values.items() if value is not None}
         return dataclasses.replace(part, **values)
 
-    # The buffers of the private runs may be too large for batches of its own.
-    most = own.batch_size or plain.train.physical_batch_size
-    buffers = min(plain.train.physical_batch_size, most)
-    train = dataclasses.replace(plain.train, physical_batch_size=buffers)
     return dataclasses.replace(
         plain,
-        train=changed(train, "steps", "batch_size"),
+        train=changed(plain.train, "steps", "batch_size"),
         optimizer=changed(plain.optimizer, "learning_rate"),
         model=changed(plain.model, "dropout"),
     )
 
 
-def _own_settings(config: config_lib.RunConfig) -> list[str]:
+def _own_settings(config: specs.RunConfig) -> list[str]:
     """What `config.baseline` changes, in words: ['steps 600', 'dropout 0.5']."""
     own = dataclasses.asdict(config.baseline).items()
     return [f"{k.replace('_', ' ')} {v:g}" for k, v in own if v is not None]
 
 
-def _price(config: config_lib.RunConfig, data) -> loop.Cost:
+def _price(config: specs.RunConfig, data) -> loop.Cost:
     """The cost of a step without privacy at the settings of the private runs."""
     plain = _with_privacy(config, enabled=False, epsilon=None)
     steps = min(_PRICE_STEPS, plain.train.steps)

@@ -1,0 +1,80 @@
+"""From the config to the pieces of a run, where the config's sizes meet the data's."""
+
+import pytest
+
+from trustml import config as config_lib
+from trustml import rng, specs
+from trustml.experiments import build, train, trust_report
+
+
+def make_config(path="", **changes) -> specs.RunConfig:
+    cfg = config_lib.default()
+    cfg.data.path = str(path)
+    cfg.data.vocabulary_size = 64
+    cfg.model.width = 4
+    cfg.model.hidden = ()
+    cfg.optimizer.name = "sgd"
+    cfg.privacy.epsilon = 8.0
+    cfg.privacy.noise_seed = 0
+    cfg.privacy.accountant = "rdp"
+    cfg.train.steps = 2
+    cfg.train.batch_size = 1024
+    cfg.train.physical_batch_size = 256
+    for name, value in changes.items():
+        cfg.update_from_flattened_dict({name.replace("__", "."): value})
+    return config_lib.from_config_dict(cfg)
+
+
+# physical_batch_size, batch_size, devices -> slots of one device.
+SLOTS = [
+    (256, 1024, 1, 256),
+    (256, 64, 1, 64),  # at most the logical batch
+    (256, 100, 8, 13),  # one microbatch of 104 slots, not two of 96
+    (100, 1024, 8, 12),  # what is asked for is never exceeded
+    (3, 1024, 4, 1),
+    (256, 1, 4, 1),
+    (0, 1024, 1, 256),  # about a quarter of the batch
+    (0, 5, 1, 5),
+]
+
+
+@pytest.mark.parametrize(("physical", "batch", "devices", "slots"), SLOTS)
+def test_slots_of_a_device(physical, batch, devices, slots):
+    sizes = {"train__physical_batch_size": physical, "train__batch_size": batch}
+    sampler = build.sampler(make_config(**sizes), 5000, devices, rng.root(0))
+    assert sampler.physical_batch_size == slots
+    (physical, *_) = sampler.physical(0)
+    assert physical.indices.shape[::2] == (devices, slots)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A file of one's own, with fewer rows than a config's batch."""
+    rows = [f"song {n}\t{('music', 'weather')[n % 2]}" for n in range(120)]
+    file = tmp_path / "small.tsv"
+    file.write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    return file
+
+
+def test_a_small_file_needs_one_field_lowered(small, tmp_path):
+    with pytest.raises(ValueError) as error:
+        train.run(make_config(small), tmp_path / "a")
+    text = str(error.value)
+    assert text.startswith("train.batch_size=1024 must be at most the ")
+    assert text.endswith(
+        " training examples there are; lower train.batch_size "
+        "(train.physical_batch_size=256 follows by itself)."
+    )
+    page = train.run(make_config(small, train__batch_size=32), tmp_path / "a")
+    assert page.exists()
+
+
+def test_one_sentence_for_all_batches_of_a_report(small, tmp_path):
+    report = {"experiment": "trust_report", "privacy__epsilon": None}
+    config = make_config(small, **report, baseline__batch_size=500)
+    words = "train.batch_size=1024 and baseline.batch_size=500 must be at most the "
+    with pytest.raises(ValueError, match=words) as error:
+        trust_report.run(config, tmp_path / "a")
+    assert "lower train.batch_size and baseline.batch_size (" in str(error.value)
+    few = {"train__batch_size": 32, "baseline__batch_size": 8}
+    assert trust_report.run(make_config(small, **report, **few), tmp_path / "a")
