@@ -14,7 +14,7 @@ import dataclasses
 
 from trustml import _validate
 
-EXPERIMENTS = ("train", "trust_report")
+EXPERIMENTS = ("train", "trust_report", "compare")
 DATASETS = (
     *("snips", "atis", "nlu_eval", "ag_news", "sst2", "clinc150"),
     *("digits", "mnist", "adult", "file"),
@@ -29,6 +29,7 @@ RELATIONS = ("add_or_remove_one", "replace_one", "replace_special")
 RULES = ("flat", "per_layer", "automatic", "psac", "quantile")
 METHODS = ("auto", "book_keeping", "ghost", "vmap")
 SAMPLERS = ("poisson", "fixed_size", "shuffled")
+NOISE_SCHEDULES = ("constant", "exponential", "inverse", "stairs")
 ACCOUNTANTS = ("pld", "rdp")
 BACKENDS = ("shard_map", "pmap")
 
@@ -199,6 +200,12 @@ class PrivacySpec:
       rule: one of `RULES`, from norms to factors.
       method: one of `METHODS`, the way to the same numbers.
       microbatch_size: examples per chunk of method 'vmap'; 0 = all at once.
+      clip_quantile: the quantile of the norms that rule 'quantile' tracks, in (0, 1).
+      group_size: examples of a micro-batch whose mean is clipped as one (eDP-SGD, with
+        its weaker guarantee); 0 clips every example.
+      noise_schedule: one of `NOISE_SCHEDULES`, over epochs of 1 / sample rate steps.
+      noise_decay: rho of the schedule: the factor of an epoch ('exponential'), of five
+        ('stairs'), or the rate of 1 / (1 + rho epoch) ('inverse').
       sampler: one of `SAMPLERS`.
       accountant: one of `ACCOUNTANTS`.
       noise_seed: None takes 128 secret bits from the operating system; a number makes
@@ -216,6 +223,10 @@ class PrivacySpec:
     rule: str = "flat"
     method: str = "auto"
     microbatch_size: int = 0
+    clip_quantile: float = 0.5
+    group_size: int = 0
+    noise_schedule: str = "constant"
+    noise_decay: float = 0.0
     sampler: str = "poisson"
     accountant: str = "pld"
     noise_seed: int | None = None
@@ -250,7 +261,11 @@ class PrivacySpec:
         _validate.integer_at_least(
             "privacy.microbatch_size", self.microbatch_size, 0, "0 takes all at once"
         )
+        cure = "0.5 is the median"
+        _validate.in_open_interval("privacy.clip_quantile", self.clip_quantile, 0, 1, cure)
         _validate.one_of("privacy.sampler", self.sampler, SAMPLERS)
+        self._check_group_size()
+        self._check_noise_schedule()
         _validate.one_of("privacy.accountant", self.accountant, ACCOUNTANTS)
         wanted = _RELATION_OF.get(self.sampler, self.relation)
         if self.enabled and self.relation != wanted:
@@ -264,6 +279,33 @@ class PrivacySpec:
                 _validate.fail(
                     "privacy.noise_seed", self.noise_seed, "must be < 2**128", cure
                 )
+
+
+    def _check_group_size(self):
+        field = "privacy.group_size"
+        cure = "0 clips every example"
+        _validate.integer_at_least(field, self.group_size, 0, cure)
+        if self.group_size == 1:
+            _validate.fail(field, 1, "is plain DP-SGD", "set it to 0")
+        if self.group_size and self.sampler != "poisson":
+            bound = f"does not go with privacy.sampler={self.sampler!r}"
+            _validate.fail(field, self.group_size, bound, "use 'poisson'")
+
+    def _check_noise_schedule(self):
+        _validate.one_of("privacy.noise_schedule", self.noise_schedule, NOISE_SCHEDULES)
+        field, rho = "privacy.noise_decay", self.noise_decay
+        if self.noise_schedule == "constant":
+            if rho:
+                bound = "has no effect with privacy.noise_schedule='constant'"
+                _validate.fail(field, rho, bound, "choose a schedule or set it to 0")
+            return
+        _validate.positive(field, rho, "0.9 is usual")
+        if rho > 1 and self.noise_schedule != "inverse":
+            _validate.fail(field, rho, "must be at most 1", "noise decays")
+        if self.sampler == "shuffled":
+            bound = "does not go with privacy.sampler='shuffled'"
+            field = "privacy.noise_schedule"
+            _validate.fail(field, self.noise_schedule, bound, "use 'poisson'")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -178,7 +178,7 @@ def test_one_compilation_for_every_realised_batch_size():
     many = sampling.poisson(N, mean, sample_rate=0.5, **layout)
     draws = [(sampler, step) for sampler in (few, many) for step in range(150)]
     devices, optimizer = parallel.devices(1), optax.sgd(1.0)
-    made = loop.make_step(
+    made = step_lib.make_step(
         clipper,
         None,
         optimizer,
@@ -189,7 +189,7 @@ def test_one_compilation_for_every_realised_batch_size():
         devices=devices,
         backend="shard_map",
     )
-    state = loop.initial_state({"w": jnp.zeros(D)}, optimizer, (), None)
+    state = step_lib.initial_state({"w": jnp.zeros(D)}, optimizer, (), None)
     state = parallel.replicate(state, devices)
     compilations, traces = [], []
 
@@ -212,7 +212,7 @@ def test_one_compilation_for_every_realised_batch_size():
             used = physical.trips * slots
             assert 0 <= used - physical.mask.sum() < slots, "padding"
             assert not physical.mask.reshape(-1)[used:].any()
-            rows = loop._rows(data.train, physical, devices)
+            rows = step_lib.rows_of(data.train, physical, devices)
             state, counts = step(state, rows, np.bool_(physical.last))
             calls[-1] += 1
             if number == 0 and calls[0] == 1:
@@ -233,7 +233,7 @@ def test_rows_of_a_batch_are_those_that_were_drawn():
     data, devices = make_data(), parallel.devices(2)
     sampler = build.sampler(make_config(train__num_devices=2), N, 2, rng.root(3))
     (physical,) = sampler.physical(0)
-    batch, mask, ids, trips, closes = loop._rows(data.train, physical, devices)
+    batch, mask, ids, trips, closes = step_lib.rows_of(data.train, physical, devices)
     assert closes.shape == mask.shape[:2] and np.all(closes)
     assert batches.size(data.train) == N
     np.testing.assert_array_equal(np.sort(ids[np.asarray(mask)]), sampler.draw(0))

@@ -7,16 +7,25 @@ Example::
     plan = build.plan(config, clipper, sampler, epsilon=8.0)
 """
 
+import functools
 import math
 import os
 import pathlib
+from typing import Any
 
 import optax
 
 from trustml import parallel, rng, specs
 from trustml.data import batches, datasets, files
 from trustml.models import bag, bert, bilstm, cnn, hf, mlp, transformer
-from trustml.privacy import accounting, clipping, sampling
+from trustml.privacy import (
+    accounting,
+    clipping,
+    edp_sgd,
+    rules,
+    sampling,
+    schedules,
+)
 from trustml.privacy import plan as plan_lib
 from trustml.task import Task
 
@@ -193,13 +202,26 @@ def physical_batch_size(config: specs.RunConfig, num_devices: int) -> int:
     return max(1, min(wanted // num_devices, math.ceil(batch / num_devices)))
 
 
-def clipper(config: specs.RunConfig, loss) -> clipping.ClippedGrad:
+def clipper(
+    config: specs.RunConfig, loss
+) -> clipping.ClippedGrad | edp_sgd.MicroBatchGrad:
     """The clipped gradient of the config's privacy section."""
     spec = config.privacy
+    rule: Any = spec.rule
+    if spec.rule == "quantile":
+        rule = rules.quantile(spec.clip_quantile)
+    if spec.group_size:
+        return edp_sgd.clipped_grad(
+            loss,
+            l2_clip_norm=spec.l2_clip_norm,
+            group_size=spec.group_size,
+            rule=rule,
+            trainable=spec.trainable or None,
+        )
     return clipping.clipped_grad(
         loss,
         l2_clip_norm=spec.l2_clip_norm,
-        rule=spec.rule,
+        rule=rule,
         method=spec.method,
         microbatch_size=spec.microbatch_size or None,
         trainable=spec.trainable or None,
@@ -210,11 +232,14 @@ def sampler(
     config: specs.RunConfig, num_examples: int, num_devices: int, root: rng.Root
 ) -> sampling.Sampler:
     """The sampler of the config, with a seed of its own stream of `root`."""
-    make = {
+    make: Any = {
         "poisson": sampling.poisson,
         "fixed_size": sampling.fixed_size,
         "shuffled": sampling.shuffled,
     }[config.privacy.sampler]
+    if config.privacy.enabled and config.privacy.group_size:
+        size = config.privacy.group_size
+        make = functools.partial(edp_sgd.micro_batches, group_size=size)
     made = make(
         num_examples,
         config.train.batch_size,
@@ -228,8 +253,9 @@ def sampler(
 
 def plan(
     config: specs.RunConfig,
-    clipped: clipping.ClippedGrad,
+    clipped: clipping.ClippedGrad | edp_sgd.MicroBatchGrad,
     sampled: sampling.Sampler,
+    params: Any = None,
 ) -> plan_lib.Plan:
     """The plan that joins clipper, sampler and noise, calibrated where asked."""
     spec = config.privacy
@@ -241,9 +267,24 @@ def plan(
         relation=accounting.relation(spec.relation),
         noise_multiplier=spec.noise_multiplier,
         epsilon=spec.epsilon,
+        noise_schedule=_noise_schedule(config, sampled),
         accountant=spec.accountant,
+        params=params,
         cache_dir=_cache_dir(),
     )
+
+
+def _noise_schedule(config: specs.RunConfig, sampled: sampling.Sampler):
+    """Relative noise of every step; None where it stays."""
+    spec, steps = config.privacy, config.train.steps
+    per_epoch = max(1, round(1 / sampled.sample_rate))
+    rho = spec.noise_decay
+    return {
+        "constant": lambda: None,
+        "exponential": lambda: schedules.exponential(steps, per_epoch, rho=rho),
+        "inverse": lambda: schedules.inverse(steps, per_epoch, rho=rho),
+        "stairs": lambda: schedules.stairs(steps, per_epoch, rho=rho, every=5),
+    }[spec.noise_schedule]()
 
 
 def check(config: specs.RunConfig, data: datasets.Dataset, task: Task) -> None:
