@@ -262,7 +262,9 @@ class PrivacySpec:
             "privacy.microbatch_size", self.microbatch_size, 0, "0 takes all at once"
         )
         cure = "0.5 is the median"
-        _validate.in_open_interval("privacy.clip_quantile", self.clip_quantile, 0, 1, cure)
+        _validate.in_open_interval(
+            "privacy.clip_quantile", self.clip_quantile, 0, 1, cure
+        )
         _validate.one_of("privacy.sampler", self.sampler, SAMPLERS)
         self._check_group_size()
         self._check_noise_schedule()
@@ -279,7 +281,6 @@ class PrivacySpec:
                 _validate.fail(
                     "privacy.noise_seed", self.noise_seed, "must be < 2**128", cure
                 )
-
 
     def _check_group_size(self):
         field = "privacy.group_size"

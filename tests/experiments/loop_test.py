@@ -14,6 +14,7 @@ from trustml import parallel, rng, specs
 from trustml import task as task_lib
 from trustml.data import batches, dataset
 from trustml.experiments import build, loop
+from trustml.experiments import step as step_lib
 from trustml.models import mlp
 from trustml.privacy import clipping, sampling
 
