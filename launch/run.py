@@ -55,6 +55,10 @@ def _experiment(name: str) -> Callable[[specs.RunConfig, pathlib.Path], Any]:
         from trustml.experiments import trust_report
 
         return trust_report.run
+    if name == "compare":
+        from trustml.experiments import compare
+
+        return compare.run
     raise ValueError(f"experiment={name!r} has no entry in launch/run.py.")
 
 
@@ -152,7 +156,7 @@ def _refuse_idle_baseline(made: specs.RunConfig, argv: Sequence[str]) -> None:
     One that the config file brings is no mistake: the same file may hold a report and
     a sweep whose points are trained one by one.
     """
-    if made.experiment == "trust_report":
+    if made.experiment != "train":
         return
     for argument in argv:
         match = re.match(r"--?config\.baseline\.(\w+)", argument)

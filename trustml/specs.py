@@ -203,6 +203,8 @@ class PrivacySpec:
       clip_quantile: the quantile of the norms that rule 'quantile' tracks, in (0, 1).
       group_size: examples of a micro-batch whose mean is clipped as one (eDP-SGD, with
         its weaker guarantee); 0 clips every example.
+      group_clip_norm: clip norm of such means in experiment 'compare', where
+        `l2_clip_norm` is that of examples; 0 takes the same.
       noise_schedule: one of `NOISE_SCHEDULES`, over epochs of 1 / sample rate steps.
       noise_decay: rho of the schedule: the factor of an epoch ('exponential'), of five
         ('stairs'), or the rate of 1 / (1 + rho epoch) ('inverse').
@@ -225,6 +227,7 @@ class PrivacySpec:
     microbatch_size: int = 0
     clip_quantile: float = 0.5
     group_size: int = 0
+    group_clip_norm: float = 0.0
     noise_schedule: str = "constant"
     noise_decay: float = 0.0
     sampler: str = "poisson"
@@ -291,6 +294,11 @@ class PrivacySpec:
         if self.group_size and self.sampler != "poisson":
             bound = f"does not go with privacy.sampler={self.sampler!r}"
             _validate.fail(field, self.group_size, bound, "use 'poisson'")
+        norm = "privacy.group_clip_norm"
+        _validate.non_negative(norm, self.group_clip_norm, "0 takes l2_clip_norm")
+        if self.group_clip_norm and not self.group_size:
+            bound = "has no effect with privacy.group_size=0"
+            _validate.fail(norm, self.group_clip_norm, bound, "set a group size")
 
     def _check_noise_schedule(self):
         _validate.one_of("privacy.noise_schedule", self.noise_schedule, NOISE_SCHEDULES)
@@ -451,6 +459,8 @@ class RunConfig:
             bound = f"must be <= train.physical_batch_size={most}"
             cure = "0 takes the whole physical batch at once"
             _validate.fail("privacy.microbatch_size", chunk, bound, cure)
+        if self.experiment == "compare":
+            self._check_compare()
         if self.experiment == "trust_report":
             self._check_trust_report()
         elif self.privacy.enabled:
@@ -458,6 +468,19 @@ class RunConfig:
                 bound = "and privacy.noise_multiplier=None leave the noise open"
                 cure = "set exactly one, or privacy.enabled=False"
                 _validate.fail("privacy.epsilon", None, bound, cure)
+
+    def _check_compare(self):
+        cure = "experiment='compare' sets eDP-SGD beside exact clipping"
+        if not self.privacy.enabled:
+            _validate.fail("privacy.enabled", False, "leaves nothing to compare", cure)
+        if not self.privacy.group_size:
+            field, size = "privacy.group_size", self.train.batch_size // 2
+            bound = f"must be the size of a micro-batch, {size} for example"
+            _validate.fail(field, 0, bound, cure)
+        if self.privacy.noise_multiplier is None:
+            bound = "must be given, so that both have the same noise"
+            cure = "set it and leave privacy.epsilon=None"
+            _validate.fail("privacy.noise_multiplier", None, bound, cure)
 
     def _check_trust_report(self):
         cure = "set report.epsilons, the budgets that a trust_report compares"

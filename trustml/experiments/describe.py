@@ -21,6 +21,7 @@ from trustml.data import batches, datasets
 from trustml.experiments import evaluate
 from trustml.experiments.loop import Trained
 from trustml.fairness import groups
+from trustml.privacy import accounting, clipping
 
 
 def run_section(
@@ -150,12 +151,12 @@ def _promise(config, data, task, trained) -> dict[str, Any]:
     example = {name: column[0] for name, column in data.train.items()}
     spec = config.privacy
     fallback = None
-    if spec.method != "vmap":
+    if spec.method != "vmap" and isinstance(clipper, clipping.ClippedGrad):
         fallback = clipper.explain(trained.params, example).materialized
     return {
         "epsilon_target": spec.epsilon,
         "epsilon_spent": plan.epsilon(),
-        "epsilon_rdp": plan.epsilon(accountant="rdp"),
+        "epsilon_rdp": _second_opinion(plan),
         "delta": plan.delta,
         "relation": spec.relation,
         "privacy_unit": f"one training {clipper.privacy_unit}",
@@ -166,6 +167,13 @@ def _promise(config, data, task, trained) -> dict[str, Any]:
         "noise_secret": spec.noise_seed is None,
         "fallback_leaves": fallback,
     }
+
+
+def _second_opinion(plan) -> float | None:
+    """Epsilon by RDP; None where it has no bound for the event."""
+    if accounting.unsupported(plan.event(), plan.relation, "rdp") is not None:
+        return None
+    return plan.epsilon(accountant="rdp")
 
 
 def frame(

@@ -4,17 +4,21 @@ Example::
 
     found = evaluate.predictions(task, params, data.test)
     found.correct.mean()
+    evaluate.slot_f1(task, params, data.test, data.slot_names)['value']
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trustml import intervals
 from trustml import task as task_lib
 from trustml.data import batches
+from trustml.models import tagging
 
 
 class Predictions(NamedTuple):
@@ -63,3 +67,60 @@ def predictions(
         out = jax.device_get(run(params, batch))
         parts.append([np.asarray(x)[mask] for x in out])
     return Predictions(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled_tags(predict):
+    def one(params, example):
+        log_probs = tagging.slot_log_probs(predict(params, example))
+        return jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
+
+    return jax.jit(jax.vmap(one, (None, 0)))
+
+
+def slot_f1(
+    task: task_lib.Task,
+    params,
+    columns,
+    names: Sequence[str],
+    *,
+    level: float = 0.95,
+    batch_size: int = 512,
+) -> dict[str, float]:
+    """Micro-averaged span F1 of a tagger, with a bootstrap interval over utterances.
+
+    Args:
+      task: predicts slots (`tagging.Joint`).
+      params: of the model.
+      columns: name -> [N, ...], with 'slots' and 'length'.
+      names: of the tags.
+      level: of the interval.
+      batch_size: examples at once.
+
+    Returns:
+      {'value', 'lo', 'hi', 'n'}: F1 in [0, 1] and the number of gold spans.
+    """
+    run = _compiled_tags(task.predict)
+    parts = []
+    for batch, mask in batches.evaluation(columns, batch_size):
+        parts.append(np.asarray(run(params, batch))[mask])
+    guesses = tagging.decode(np.concatenate(parts), columns["length"], names)
+    golds = tagging.decode(columns["slots"], columns["length"], names)
+    counts = np.array(
+        [
+            tagging.span_scores([guess], [gold])[3:]
+            for guess, gold in zip(guesses, golds, strict=True)
+        ]
+    )
+
+    def f1(rows):
+        right, predicted, gold = np.moveaxis(rows.sum(axis=1), -1, 0)
+        return 2 * right / np.maximum(predicted + gold, 1)
+
+    found = intervals.bootstrap(f1, counts, level=level, vectorized=True)
+    return {
+        "value": found.value,
+        "lo": found.lo,
+        "hi": found.hi,
+        "n": int(counts[:, 2].sum()),
+    }

@@ -79,7 +79,7 @@ def variants(config: specs.RunConfig) -> list[specs.RunConfig]:
         _with_privacy(config, enabled=True, epsilon=epsilon)
         for epsilon in sorted(config.report.epsilons, reverse=True)
     ]
-    return [_baseline(config), *private]
+    return [baseline_of(config), *private]
 
 
 def _with_privacy(config: specs.RunConfig, **change) -> specs.RunConfig:
@@ -87,7 +87,7 @@ def _with_privacy(config: specs.RunConfig, **change) -> specs.RunConfig:
     return dataclasses.replace(config, experiment="train", privacy=privacy)
 
 
-def _baseline(config: specs.RunConfig) -> specs.RunConfig:
+def baseline_of(config: specs.RunConfig) -> specs.RunConfig:
     """The run without privacy, with the settings of `config.baseline`."""
     own, plain = config.baseline, _with_privacy(config, enabled=False, epsilon=None)
 

@@ -18,6 +18,7 @@ count.
       epsilon_target               asked for; None if the noise was given instead
       epsilon_spent                what the accountant says at the last step
       epsilon_rdp                  second opinion, RDP accountant
+      epsilon_nominal              what the noise is often quoted with; no guarantee
       delta, relation              1e-5, 'add_or_remove_one'
       privacy_unit                 'one training utterance'
       sampler, accountant          'poisson', 'pld'
@@ -32,9 +33,10 @@ count.
                                        {name, n, value, lo, hi[, small, change]}
                 class_gap, length_gap  fairness.groups.Gap as a dict
                 majority_baseline      accuracy of always naming the commonest class
+              slot_f1                {value, lo, hi, n}: span F1, where slots are tagged
       membership                   attacks.membership.as_dict(result, epsilon=, delta=)
       cost      seconds_per_step, examples_per_second, compile_seconds, wall_seconds,
-                peak_temp_bytes, flops
+                peak_temp_bytes, flops, epoch_seconds
                 ratios                 the same names, over the run without privacy;
                                        computed here where absent
       nonfinite_examples           int: gradients that were nan or inf, clipped to zero

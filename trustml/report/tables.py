@@ -57,6 +57,10 @@ def privacy(runs: Runs) -> str:
     rows = (
         ("ε asked for", lambda r: _number(r, "epsilon_target")),
         ("ε spent", lambda r: _number(r, "epsilon_spent", digits=4)),
+        (
+            "nominal ε, NOT guaranteed",
+            lambda r: _number(r, "epsilon_nominal", digits=4),
+        ),
         ("ε by the RDP accountant", lambda r: _number(r, "epsilon_rdp", digits=4)),
         ("δ", lambda r: _scientific(r, "delta")),
         ("protects", lambda r: _text(r, "privacy_unit")),
@@ -81,6 +85,7 @@ def accuracy(runs: Runs) -> str:
     """Test accuracy per run with interval, change and baseline."""
     rows = (
         ("right on test examples", lambda r: _estimate(r, "test", "accuracy")),
+        ("spans found, F1", lambda r: _estimate(r, "test", "slot_f1")),
         ("against no privacy (paired)", lambda r: _change(schema.get(r, "test"))),
         ("test examples", lambda r: _number(r, "test", "accuracy", "n", digits=9)),
         ("interval", lambda r: _text(r, "test", "accuracy", "method")),
@@ -176,6 +181,7 @@ def cost(runs: Runs) -> str:
     base = schema.reference(runs)
     kinds = (
         ("time per step", "seconds_per_step", seconds),
+        ("time per epoch", "epoch_seconds", seconds),
         ("examples per second", "examples_per_second", lambda v: f"{v:,.0f}"),
         ("compilation", "compile_seconds", seconds),
         ("training in all", "wall_seconds", seconds),
