@@ -5,6 +5,7 @@ import inspect
 import jax
 import jax.numpy as jnp
 
+from trustml.privacy import isolation
 from trustml.privacy import trainable as trainable_lib
 from trustml.privacy.factored import trace
 
@@ -69,7 +70,15 @@ def check_scalar(loss, train, frozen, batch, keys) -> None:
     """Raises if the loss of one example is not one float."""
     one = jax.tree.map(trace.shape_of_one, (batch, keys))
     like = jax.tree.map(lambda x: trace.abstract(x, x.shape), (train, frozen))
-    out = jax.eval_shape(loss, *like, *one)
+    try:
+        out = jax.eval_shape(loss, *like, *one)
+    except NameError as error:
+        if "axis name" not in str(error):
+            raise
+        raise ValueError(
+            f"loss: {error}; a reduction over a named axis mixes the examples of a "
+            f"batch and has no per-example sensitivity; {isolation.CURE}"
+        ) from None
     shape = getattr(out, "shape", None)
     if isinstance(out, tuple):
         raise ValueError(

@@ -32,7 +32,7 @@ COLLECTIVES = frozenset(
 )
 CALLBACKS = frozenset({"pure_callback", "io_callback"})
 WHOLE_BATCH = frozenset({"expand_dims", "broadcast_all", "legacy_vectorized"})
-_CURE = (
+CURE = (
     "use GroupNorm or LayerNorm instead of batch statistics, or make one padded bundle "
     "of examples the privacy unit."
 )
@@ -51,7 +51,7 @@ def check_program(jaxpr) -> None:
             raise ValueError(
                 f"loss: its gradient contains the collective `{name}` over {axes}, "
                 "which mixes the examples of a batch and has no per-example "
-                f"sensitivity; {_CURE} (Inside shard_map, the same message means that "
+                f"sensitivity; {CURE} (Inside shard_map, the same message means that "
                 "the parameters were not made device-varying: go through "
                 "`parallel.map_sum`.)"
             )
