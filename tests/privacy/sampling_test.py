@@ -21,6 +21,7 @@ ALL = {
     "poisson": sampling.poisson,
     "fixed_size": sampling.fixed_size,
     "shuffled": sampling.shuffled,
+    "cyclic_poisson": functools.partial(sampling.cyclic_poisson, bands=3),
 }
 
 
@@ -190,7 +191,7 @@ def test_samplers_of_one_seed_draw_independently():
     assert 55 < sum(both) < 145
 
 
-@pytest.mark.parametrize("name", ["poisson", "fixed_size"])
+@pytest.mark.parametrize("name", ["poisson", "fixed_size", "cyclic_poisson"])
 def test_step_a_million_is_reached_at_once(name):
     # Not a matter of speed: replaying a million draws would take minutes. The best of
     # ten, since the machine may be busy.

@@ -10,6 +10,7 @@ computes the same draw (a release of NumPy may change the streams: keep it for a
 | `poisson` | n ~ Bin(N, q), uniform n-subset: N coins in O(n) | Poisson | any |
 | `fixed_size` | uniform m-subset, without replacement | the same | REPLACE_ONE |
 | `shuffled` | permuted epochs | Gaussian per epoch | REPLACE_SPECIAL |
+| `cyclic_poisson` | step t: coins of part t mod b | Poisson, steps/b times | any |
 
 The draw must stay secret: amplification holds only against those who do not know it. A
 seeded sampler is `reproducible, not secret`.
@@ -53,7 +54,10 @@ from trustml import _validate, rng
 Relation = dp_accounting.NeighboringRelation
 
 # Third words of the Philox counter; what they name must never change.
-_STREAMS = {"poisson": 1, "fixed_size": 2, "shuffled": 3}
+_STREAMS = {"poisson": 1, "fixed_size": 2, "shuffled": 3, "parts": 5}
+
+_Draw = Callable[[int], np.ndarray]  # step -> ids
+_Random = Callable[[str, int], np.random.Generator]  # (stream, number) -> its numbers
 
 
 class Physical(NamedTuple):
@@ -76,9 +80,10 @@ class Sampler(NamedTuple):
     """Pure functions of the step, and the constants the plan needs.
 
     Attributes:
-      name: `poisson`, `fixed_size` or `shuffled`.
+      name: that of the function which made it.
       num_examples: number of records ids are drawn from.
-      sample_rate: q; for `shuffled` the share m/N of one step (not an amplification).
+      sample_rate: q; for `shuffled` the share m/N of one step (not an amplification),
+        for `cyclic_poisson` the rate within the part at hand.
       rate_from_data: True where q was computed from num_examples.
       expected_batch_size: m, the public constant to divide the noisy sum by.
       physical_batch_size: P.
@@ -94,6 +99,8 @@ class Sampler(NamedTuple):
       per_epoch: steps of an epoch, where the event counts epochs; else None.
       group_size: expected examples of a micro-batch, where every example draws one;
         else None.
+      bands: b, where an example's steps lie b or more apart by a public pattern, which
+        is what noise correlated over b steps needs; 1 where any step may follow.
     """
 
     name: str
@@ -111,6 +118,7 @@ class Sampler(NamedTuple):
     reseed: Callable[..., "Sampler"]
     per_epoch: int | None = None
     group_size: int | None = None
+    bands: int = 1
 
 
 def poisson(
@@ -137,30 +145,85 @@ def poisson(
       ValueError: when built, naming field, value, bound and cure.
     """
     size = _num_examples(num_examples)
-    cure = "lower the batch size"
-    mean = _validate.positive("expected_batch_size", expected_batch_size, cure)
-    mean = int(mean) if mean.is_integer() else mean
-    if sample_rate is None and mean > size:
-        _too_large(expected_batch_size, size)
-    if sample_rate is not None:
-        rate = _validate.positive("sample_rate", sample_rate, "it is a probability")
-        if rate > 1:
-            _validate.fail("sample_rate", sample_rate, "must be at most 1", cure)
-    else:
-        rate = mean / size
+    mean = _mean_size(expected_batch_size)
+    rate = _rate(sample_rate, mean, size)
 
-    def draw(generator: np.random.Generator, step: int) -> np.ndarray:
-        return _subset(generator, size, int(generator.binomial(size, rate)))
+    def draws(random: _Random) -> _Draw:
+        def draw(step: int) -> np.ndarray:
+            return _coins(random("poisson", step), size, rate)
+
+        return draw
 
     def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
         del relation  # any
-        gaussian = dp_accounting.GaussianDpEvent(z)
-        sampled = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
-        return dp_accounting.SelfComposedDpEvent(sampled, steps)
+        return _poisson_event(rate, z, steps)
 
     return _sampler(
         "poisson", size, rate, sample_rate is None, mean, physical_batch_size, shards,
-        seed, draw, event,
+        seed, draws, event,
+    )  # fmt: skip
+
+
+def cyclic_poisson(
+    num_examples: int,
+    expected_batch_size: float,
+    *,
+    bands: int,
+    sample_rate: float | None = None,
+    physical_batch_size: int,
+    shards: int | None = None,
+    seed: int | None = None,
+) -> Sampler:
+    """Step t draws, by coins, from part t mod b of a fixed random partition.
+
+    Each example is put into one of b parts by a throw of its own, once for the run, so
+    no other example moves when one comes or goes, and every relation is allowed. Its
+    steps then lie b apart, which noise correlated over b steps needs
+    (`trustml.privacy.correlated_noise`). b = 1 is `poisson`, draw for draw.
+
+    Args:
+      num_examples: N, number of records there are.
+      expected_batch_size: m; 0 < m <= N/b.
+      bands: b >= 1, number of parts.
+      sample_rate: q' within a part, a public constant; None: m b / num_examples, which
+        treats num_examples as public.
+      physical_batch_size: as for `poisson`, like the others.
+      shards: see `poisson`.
+      seed: see `poisson`.
+
+    Raises:
+      ValueError: when built, naming field, value, bound and cure.
+    """
+    size = _num_examples(num_examples)
+    cure = "1 is Poisson sampling"
+    bands = _validate.integer_at_least("bands", bands, 1, cure)
+    if bands > size:
+        bound = f"must be at most the {size} examples there are"
+        _validate.fail("bands", bands, bound, "lower it")
+    mean = _mean_size(expected_batch_size)
+    rate = _rate(sample_rate, mean, size, bands)
+
+    def draws(random: _Random) -> _Draw:
+        @functools.cache
+        def parts() -> list[np.ndarray]:
+            if bands == 1:
+                return [np.arange(size)]
+            part = random("parts", 0).integers(0, bands, size)
+            return [np.flatnonzero(part == number) for number in range(bands)]
+
+        def draw(step: int) -> np.ndarray:
+            members = parts()[step % bands]
+            return members[_coins(random("poisson", step), len(members), rate)]
+
+        return draw
+
+    def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
+        del relation  # any
+        return _poisson_event(rate, z, -(-steps // bands))
+
+    return _sampler(
+        "cyclic_poisson", size, rate, sample_rate is None, mean, physical_batch_size,
+        shards, seed, draws, event, bands=bands,
     )  # fmt: skip
 
 
@@ -179,8 +242,11 @@ def fixed_size(
     size = _num_examples(num_examples)
     batch = _batch_size(expected_batch_size, size)
 
-    def draw(generator: np.random.Generator, step: int) -> np.ndarray:
-        return _subset(generator, size, batch)
+    def draws(random: _Random) -> _Draw:
+        def draw(step: int) -> np.ndarray:
+            return _subset(random("fixed_size", step), size, batch)
+
+        return draw
 
     def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
         if relation is not Relation.REPLACE_ONE:
@@ -191,7 +257,7 @@ def fixed_size(
 
     return _sampler(
         "fixed_size", size, batch / size, True, batch, physical_batch_size, shards,
-        seed, draw, event,
+        seed, draws, event,
     )  # fmt: skip
 
 
@@ -222,9 +288,16 @@ def shuffled(
     batch = _batch_size(expected_batch_size, size)
     per_epoch = size // batch
 
-    def draw(permutation: np.ndarray, step: int) -> np.ndarray:
-        start = (step % per_epoch) * batch
-        return np.sort(permutation[start : start + batch])
+    def draws(random: _Random) -> _Draw:
+        @functools.lru_cache(maxsize=2)
+        def permutation(epoch: int) -> np.ndarray:
+            return random("shuffled", epoch).permutation(size)
+
+        def draw(step: int) -> np.ndarray:
+            start = (step % per_epoch) * batch
+            return np.sort(permutation(step // per_epoch)[start : start + batch])
+
+        return draw
 
     def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
         if relation is not Relation.REPLACE_SPECIAL:
@@ -236,7 +309,7 @@ def shuffled(
 
     return _sampler(
         "shuffled", size, batch / size, True, batch, physical_batch_size, shards,
-        seed, draw, event, per_epoch,
+        seed, draws, event, per_epoch=per_epoch,
     )  # fmt: skip
 
 
@@ -249,9 +322,11 @@ def _sampler(
     slots: int,
     shards: int | None,
     seed: int | None,
-    draw_with: Callable[..., np.ndarray],
+    draws: Callable[[_Random], _Draw],
     event_with: Callable[..., dp_accounting.DpEvent],
+    *,
     per_epoch: int | None = None,
+    bands: int = 1,
 ) -> Sampler:
     cure = "it is the number of slots of a microbatch"
     slots = _validate.integer_at_least("physical_batch_size", slots, 1, cure)
@@ -278,23 +353,18 @@ def _sampler(
 
     def seeded(seed: int, secret: bool = False) -> Sampler:
         seed = rng.check_seed("sampling.seed", seed)
-
-        @functools.lru_cache(maxsize=2)
-        def permutation(epoch: int) -> np.ndarray:
-            return _generator(seed, name, epoch).permutation(size)
+        draw_at = draws(functools.partial(generator, seed))
 
         def draw(step: int) -> np.ndarray:
             step = _validate.integer_at_least("step", step, 0, "steps count from 0")
-            if per_epoch is not None:
-                return draw_with(permutation(step // per_epoch), step)
-            return draw_with(_generator(seed, name, step), step)
+            return draw_at(step)
 
         def physical(step: int) -> list[Physical]:
             return _lay_out(draw(step), capacity, slots, shards)
 
         return Sampler(
             name, size, rate, rate_from_data, mean, slots, capacity,
-            draw, physical, event, seed, secret, seeded, per_epoch,
+            draw, physical, event, seed, secret, seeded, per_epoch, bands=bands,
         )  # fmt: skip
 
     if seed is None:
@@ -302,7 +372,8 @@ def _sampler(
     return seeded(seed)
 
 
-def _generator(seed: int, name: str, step: int) -> np.random.Generator:
+def generator(seed: int, name: str, step: int) -> np.random.Generator:
+    """The random numbers of one step of the stream `name`."""
     # The two low words count the draws of one step: 2**128 of them.
     words = np.array([0, 0, step, _STREAMS[name]], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=seed, counter=words))
@@ -313,6 +384,17 @@ def _subset(generator: np.random.Generator, size: int, count: int) -> np.ndarray
     # subset is a large part of the whole.
     ids = generator.choice(size, count, replace=False, shuffle=False)
     return np.sort(ids.astype(np.int64))
+
+
+def _coins(generator: np.random.Generator, size: int, rate: float) -> np.ndarray:
+    """Each of `size` ids with probability `rate`; one binomial, then a subset."""
+    return _subset(generator, size, int(generator.binomial(size, rate)))
+
+
+def _poisson_event(rate: float, z: float, steps: int) -> dp_accounting.DpEvent:
+    gaussian = dp_accounting.GaussianDpEvent(z)
+    sampled = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
+    return dp_accounting.SelfComposedDpEvent(sampled, steps)
 
 
 def _lay_out(
@@ -345,6 +427,24 @@ def _num_examples(value: int) -> int:
     return size
 
 
+def _mean_size(value: float) -> float:
+    mean = _validate.positive("expected_batch_size", value, "lower the batch size")
+    return int(mean) if mean.is_integer() else mean
+
+
+def _rate(given: float | None, mean: float, size: int, parts: int = 1) -> float:
+    """The probability `given`, or that of `mean` examples from one of `parts`."""
+    if given is None:
+        if mean * parts > size:
+            _too_large(mean, size, parts)
+        return mean * parts / size
+    rate = _validate.positive("sample_rate", given, "it is a probability")
+    if rate > 1:
+        cure = "lower the batch size"
+        _validate.fail("sample_rate", given, "must be at most 1", cure)
+    return rate
+
+
 def _batch_size(value: int, size: int) -> int:
     cure = "this sampler's batches have one integer size"
     batch = _validate.integer_at_least("expected_batch_size", value, 1, cure)
@@ -353,8 +453,10 @@ def _batch_size(value: int, size: int) -> int:
     return batch
 
 
-def _too_large(value: float, size: int) -> None:
+def _too_large(value: float, size: int, parts: int = 1) -> None:
     bound = f"must be at most the {size} examples there are"
+    if parts > 1:
+        bound += f", over {parts} bands"
     _validate.fail("expected_batch_size", value, bound, "lower train.batch_size")
 
 
