@@ -21,6 +21,7 @@ ALL = {
     "poisson": sampling.poisson,
     "fixed_size": sampling.fixed_size,
     "shuffled": sampling.shuffled,
+    "truncated_poisson": sampling.truncated_poisson,
     "cyclic_poisson": functools.partial(sampling.cyclic_poisson, bands=3),
 }
 
@@ -56,6 +57,36 @@ def test_poisson_has_the_joint_law_of_coins():
     expected = steps * 0.3**sizes * 0.7 ** (n - sizes)
     assert expected.min() > 5
     assert chi_squared_p(subsets(sampler, steps), expected, 2**n - 1) > 1e-3
+
+
+@pytest.mark.parametrize("cap,mean", [(3, 1.8), (2, 1.8), (6, 1.8)])
+def test_truncated_poisson_has_the_joint_law_of_coins_cut_at_random(cap, mean):
+    n, steps, q = 6, 10_000, mean / 6
+    sampler = sampling.truncated_poisson(
+        n, mean, cap=cap, physical_batch_size=2, seed=8
+    )
+    expected = np.zeros(2**n)
+    for coins in range(2**n):
+        ids = [i for i in range(n) if coins >> i & 1]
+        kept = list(itertools.combinations(ids, min(cap, len(ids))))
+        for subset in kept:
+            p = q ** len(ids) * (1 - q) ** (n - len(ids)) / len(kept)
+            expected[sum(1 << i for i in subset)] += steps * p
+    counts, possible = subsets(sampler, steps), expected > 0
+    assert not counts[~possible].any() and expected[possible].min() > 5
+    degrees = possible.sum() - 1
+    assert chi_squared_p(counts[possible], expected[possible], degrees) > 1e-3
+
+
+def test_no_truncated_batch_passes_its_cap():
+    sampler = sampling.truncated_poisson(
+        1000, 200, cap=200, physical_batch_size=16, seed=0
+    )
+    sizes = [len(sampler.draw(step)) for step in range(200)]
+    assert max(sizes) == 200 and 60 < sizes.count(200) < 140
+    assert sampler.capacity == 13
+    default = sampling.truncated_poisson(1000, 100, physical_batch_size=16, seed=0)
+    assert default.event(1.0, 1.0, 1, ONE).event.truncated_batch_size == 160
 
 
 def test_fixed_size_has_the_joint_law_of_uniform_subsets():
@@ -316,6 +347,11 @@ def test_events():
     assert fixed.event(3.0, 3.0, 7, ONE) == composed(
         dp_accounting.SampledWithoutReplacementDpEvent(1000, 50, gaussian(1.0)), 7
     )
+    truncated = sampling.truncated_poisson(1000, 50, cap=70, physical_batch_size=10)
+    for relation in (ONE, SPECIAL):
+        assert truncated.event(3.0, 1.5, 7, relation) == composed(
+            dp_accounting.TruncatedSubsampledGaussianDpEvent(1000, 0.05, 70, 2.0), 7
+        )
     shuffled = sampling.shuffled(1000, 300, physical_batch_size=10, seed=0)
     for steps, epochs in ((1, 1), (3, 1), (4, 2), (6, 2), (7, 3)):
         expected = composed(gaussian(2.0), epochs)
@@ -336,6 +372,7 @@ def test_a_public_rate_is_taken_as_it_is():
     [
         ("fixed_size", ADD, "under REPLACE_ONE .*; change the relation, or use"),
         ("fixed_size", SPECIAL, "under REPLACE_ONE .*; change the relation, or use"),
+        ("truncated_poisson", ADD, "REPLACE_ONE or REPLACE_SPECIAL .*; change the rel"),
         ("shuffled", ADD, "under REPLACE_SPECIAL .*; change the relation, or use"),
         ("shuffled", ONE, "under REPLACE_SPECIAL .*; change the relation, or use"),
     ],
@@ -368,6 +405,12 @@ def test_amplification_by_shuffling_is_refused():
         ("poisson", {"seed": -1}, "sampling.seed=-1 must be >= 0"),
         ("poisson", {"seed": 2**128}, r"sampling.seed=\d+ must be below 2\*\*128"),
         ("fixed_size", {"expected_batch_size": 101}, "at most the 100 examples there"),
+        ("truncated_poisson", {"cap": 0}, "cap=0 must be >= 1; leave it out"),
+        (
+            "truncated_poisson",
+            {"cap": 9},
+            "cap=9 must be at least expected_batch_size=10",
+        ),
         ("shuffled", {"expected_batch_size": 0}, "expected_batch_size=0 must be >= 1"),
     ],
 )

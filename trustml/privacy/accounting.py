@@ -17,6 +17,7 @@ form of Gaussian DP, is the test of both.
 | PoissonSampled(Gaussian) | add/remove, special | yes | yes |
 | PoissonSampled(Gaussian) | replace-one | yes | no |
 | SampledWithoutReplacement(Gaussian) | replace-one | yes, own | yes |
+| TruncatedSubsampledGaussian | any (its N is public) | yes | no |
 
 Own: with q = m/N one step is dominated by the pair whose profile, for e >= 0, is
 
@@ -68,6 +69,7 @@ DISCRETIZATION = 1e-4
 # Named in cache keys; raise the number whenever a result of this module may change.
 VERSION = f"1/dp-accounting-{importlib.metadata.version('dp-accounting')}"
 
+_TRUNCATED = dp_accounting.TruncatedSubsampledGaussianDpEvent
 _RELATIONS = {member.name.lower(): member for member in Relation}
 _ROUGH_ORDERS = [*range(2, 13), 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, 256, 1024]
 
@@ -119,6 +121,8 @@ def unsupported(event: Event, relation: Relation, accountant: str) -> str | None
         )
         if without_replacement and relation is not Relation.REPLACE_ONE:
             return "sampling without replacement is covered under REPLACE_ONE only"
+        if accountant == "rdp" and isinstance(part, _TRUNCATED):
+            return "the RDP accountant has no truncated Poisson sampling"
         poisson = isinstance(part, dp_accounting.PoissonSampledDpEvent)
         if accountant == "rdp" and poisson and relation is Relation.REPLACE_ONE:
             return "the RDP accountant has no Poisson sampling under REPLACE_ONE"
@@ -144,11 +148,15 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
 def rough_epsilon(event: Event, delta: float, relation: Relation) -> float:
     """An estimate in milliseconds, to start a search from; NOT a guarantee.
 
-    RDP of few orders; sampling without replacement is read as Poisson, and Poisson
-    under REPLACE_ONE as more releases under add/remove (see below).
+    RDP of few orders; sampling without replacement and truncated sampling are read as
+    Poisson, and that under REPLACE_ONE as more releases under add/remove (see below).
     """
     accountant = rdp.RdpAccountant(_ROUGH_ORDERS)
     for part, count in _parts(event):
+        if isinstance(part, _TRUNCATED):
+            gaussian = dp_accounting.GaussianDpEvent(part.noise_multiplier)
+            rate = part.sampling_probability
+            part = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
         if isinstance(part, dp_accounting.SampledWithoutReplacementDpEvent):
             rate = part.sample_size / part.source_dataset_size
             part = dp_accounting.PoissonSampledDpEvent(rate, part.event)
@@ -238,7 +246,7 @@ def _walk(event: Event, count: int) -> Iterator[tuple[Event, int]]:
         dp_accounting.SampledWithoutReplacementDpEvent,
     )
     inner = event.event if isinstance(event, sampled) else event
-    if not isinstance(inner, dp_accounting.GaussianDpEvent):
+    if not isinstance(inner, (dp_accounting.GaussianDpEvent, _TRUNCATED)):
         raise ValueError(
             f"event={event!r} is not a composition of (sampled) Gaussian releases; "
             "account for it with dp-accounting directly."
@@ -257,7 +265,7 @@ def _plain(part: Event) -> bool:
 
 
 def _multiplier(part: Event) -> float:
-    return (part if _plain(part) else part.event).noise_multiplier
+    return getattr(part, "event", part).noise_multiplier
 
 
 def _grid(event: Event, relation: Relation) -> float:
@@ -277,6 +285,8 @@ def _composed(part: Event, count: int, relation: Relation, grid: float) -> Any:
         if rate == 1.0:
             return _composed(part.event, count, relation, grid)
         return _one_step(_multiplier(part), rate, relation, grid).self_compose(count)
+    if isinstance(part, _TRUNCATED):
+        return _truncated(part, relation, grid).self_compose(count)
     rate = part.sample_size / part.source_dataset_size
     if rate == 1.0:
         return _composed(part.event, count, relation, grid)
@@ -294,6 +304,20 @@ def _one_step(z: float, rate: float, relation: Relation, grid: float) -> Any:
         standard_deviation=doubled * z,
         value_discretization_interval=grid,
         sampling_prob=rate,
+        neighboring_relation=relation,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _truncated(part: Event, relation: Relation, grid: float) -> Any:
+    # What is displaced by the record at hand is within: stddev / C here as well.
+    doubled = 2.0 if relation is Relation.REPLACE_ONE else 1.0
+    return pld.privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
+        dataset_size=part.dataset_size,
+        sampling_probability=part.sampling_probability,
+        truncated_batch_size=part.truncated_batch_size,
+        noise_multiplier=doubled * part.noise_multiplier,
+        value_discretization_interval=grid,
         neighboring_relation=relation,
     )
 

@@ -10,6 +10,7 @@ computes the same draw (a release of NumPy may change the streams: keep it for a
 | `poisson` | n ~ Bin(N, q), uniform n-subset: N coins in O(n) | Poisson | any |
 | `fixed_size` | uniform m-subset, without replacement | the same | REPLACE_ONE |
 | `shuffled` | permuted epochs | Gaussian per epoch | REPLACE_SPECIAL |
+| `truncated_poisson` | Poisson, at most `cap` of them | its own | REPLACE_* |
 | `cyclic_poisson` | step t: coins of part t mod b | Poisson, steps/b times | any |
 
 The draw must stay secret: amplification holds only against those who do not know it. A
@@ -54,7 +55,8 @@ from trustml import _validate, rng
 Relation = dp_accounting.NeighboringRelation
 
 # Third words of the Philox counter; what they name must never change.
-_STREAMS = {"poisson": 1, "fixed_size": 2, "shuffled": 3, "parts": 5}
+_STREAMS = {"poisson": 1, "fixed_size": 2, "shuffled": 3}
+_STREAMS |= {"parts": 5, "truncated_poisson": 6}
 
 _Draw = Callable[[int], np.ndarray]  # step -> ids
 _Random = Callable[[str, int], np.random.Generator]  # (stream, number) -> its numbers
@@ -227,6 +229,71 @@ def cyclic_poisson(
     )  # fmt: skip
 
 
+def truncated_poisson(
+    num_examples: int,
+    expected_batch_size: float,
+    *,
+    cap: int | None = None,
+    physical_batch_size: int,
+    shards: int | None = None,
+    seed: int | None = None,
+) -> Sampler:
+    """As `poisson`, and of a draw beyond `cap` a uniform subset of `cap` is kept.
+
+    No batch is ever larger, so memory and time of a step have a bound that holds and
+    not one that nearly always does. Whoever is in a full batch takes the place of
+    another example, hence N is part of the event, and public. Only PLD knows the event.
+
+    Args:
+      num_examples: N, number of records there are; public.
+      expected_batch_size: m, before the cut; 0 < m <= N.
+      cap: at least m; None: m + 6 sqrt(m), rounded up, which costs next to nothing.
+      physical_batch_size: as for `poisson`, like the others.
+      shards: see `poisson`.
+      seed: see `poisson`.
+
+    Raises:
+      ValueError: when built, naming field, value, bound and cure.
+
+    References: https://arxiv.org/abs/2508.15089
+    """
+    size = _num_examples(num_examples)
+    mean = _mean_size(expected_batch_size)
+    rate = _rate(None, mean, size)
+    cure = "leave it out for m + 6 sqrt(m)"
+    if cap is None:
+        cap = math.ceil(mean + 6 * math.sqrt(mean))
+    cap = _validate.integer_at_least("cap", cap, 1, cure)
+    if cap < mean:
+        bound = f"must be at least expected_batch_size={mean:g}"
+        _validate.fail("cap", cap, bound, cure)
+    most = min(cap, size)
+
+    def draws(random: _Random) -> _Draw:
+        def draw(step: int) -> np.ndarray:
+            # A uniform subset of a uniform subset is one of the size in the end.
+            numbers = random("truncated_poisson", step)
+            return _subset(numbers, size, min(int(numbers.binomial(size, rate)), most))
+
+        return draw
+
+    def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
+        if relation is Relation.ADD_OR_REMOVE_ONE:
+            _refuse(
+                "truncated_poisson", relation, "REPLACE_ONE or REPLACE_SPECIAL (its N "
+                "is public)"
+            )  # fmt: skip
+        truncated = dp_accounting.TruncatedSubsampledGaussianDpEvent(
+            size, rate, most, z
+        )
+        return dp_accounting.SelfComposedDpEvent(truncated, steps)
+
+    return _sampler(
+        "truncated_poisson", size, rate, True, mean, physical_batch_size, shards,
+        seed, draws, event, most=most,
+    )  # fmt: skip
+
+
 def fixed_size(
     num_examples: int,
     expected_batch_size: int,
@@ -327,6 +394,7 @@ def _sampler(
     *,
     per_epoch: int | None = None,
     bands: int = 1,
+    most: int | None = None,
 ) -> Sampler:
     cure = "it is the number of slots of a microbatch"
     slots = _validate.integer_at_least("physical_batch_size", slots, 1, cure)
@@ -334,8 +402,8 @@ def _sampler(
         cure = "it is the number of devices"
         shards = _validate.integer_at_least("shards", shards, 1, cure)
     row = slots * (shards or 1)
-    likely = math.ceil((mean + 10 * math.sqrt(mean)) / row)
-    capacity = min(likely, math.ceil(size / row))
+    likely = mean + 10 * math.sqrt(mean)
+    capacity = math.ceil(min(likely if most is None else most, size) / row)
 
     def event(noise_stddev, sensitivity, steps, relation):
         if not isinstance(relation, Relation):
