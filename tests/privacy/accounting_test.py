@@ -177,12 +177,12 @@ def two_records(first, second, q):
     return sums
 
 
-@pytest.mark.parametrize("q,z", [(0.5, 1.0), (0.9, 0.8)])
+@pytest.mark.parametrize("q,z", [(0.5, 2.5), (0.9, 2.0)])
 def test_truncated_sampling_of_two_records_is_bounded(q, z):
     # Cap 1: a record in the sample shuts the other out. By hand, for records 1, -1, 0.
     for relation, worse in ((SPECIAL, 0.0), (ONE, -1.0)):
         event = truncated(2, q, 1, z / sensitivity(relation), 1)
-        for epsilon in (0.2, 0.7, 1.5):
+        for epsilon in (0.05, 0.2, 0.5):
             bound = accounting.delta(event, epsilon, relation)
             attacks = [
                 mixture_delta(epsilon, z, *pair)
@@ -193,7 +193,7 @@ def test_truncated_sampling_of_two_records_is_bounded(q, z):
                 )
             ]
             assert max(attacks) <= bound * (1 + 1e-6)
-            assert bound < 8 * max(attacks)
+            assert bound < 12 * max(attacks)
 
 
 # --- without replacement: the bound of our own -------------------------------------
@@ -278,7 +278,7 @@ def test_rdp_has_no_truncated_sampling():
 
 def test_epsilon_and_delta_invert_each_other():
     event = poisson(0.02, 1.0, 100)
-    for name in accounting.ACCOUNTANTS:
+    for name in ("pld", "rdp"):
         epsilon = accounting.epsilon(event, 1e-5, ADD, name)
         found = accounting.delta(event, epsilon, ADD, name)
         assert found == pytest.approx(1e-5, rel=1e-3)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trustml.privacy import sampling
+from trustml.privacy import balls_in_bins, sampling
 
 ADD = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
 ONE = dp_accounting.NeighboringRelation.REPLACE_ONE
@@ -22,6 +22,7 @@ ALL = {
     "fixed_size": sampling.fixed_size,
     "shuffled": sampling.shuffled,
     "truncated_poisson": sampling.truncated_poisson,
+    "balls_in_bins": sampling.balls_in_bins,
     "cyclic_poisson": functools.partial(sampling.cyclic_poisson, bands=3),
 }
 
@@ -76,6 +77,24 @@ def test_truncated_poisson_has_the_joint_law_of_coins_cut_at_random(cap, mean):
     assert not counts[~possible].any() and expected[possible].min() > 5
     degrees = possible.sum() - 1
     assert chi_squared_p(counts[possible], expected[possible], degrees) > 1e-3
+
+
+def test_balls_in_bins_throws_every_example_anew_in_every_epoch():
+    n, bins, epochs = 50, 4, 3000
+    sampler = sampling.balls_in_bins(n, 12, physical_batch_size=4, seed=5)
+    assert sampler.per_epoch == bins and sampler.expected_batch_size == 12.5
+    into = np.zeros((epochs, n), int)
+    for epoch in range(epochs):
+        draws = [sampler.draw(bins * epoch + step) for step in range(bins)]
+        assert sorted(np.concatenate(draws)) == list(range(n))
+        for step, draw in enumerate(draws):
+            into[epoch, draw] = step
+    # Uniform for each example, independent over pairs of examples and over epochs.
+    counts = np.stack([(into == step).sum(0) for step in range(bins)])
+    assert chi_squared_p(counts, epochs / bins, n * (bins - 1)) > 1e-3
+    for left, right in ((into[:, 0::2], into[:, 1::2]), (into[0::2], into[1::2])):
+        pair = np.bincount((bins * left + right).ravel(), minlength=bins**2)
+        assert chi_squared_p(pair, pair.sum() / bins**2, bins**2 - 1) > 1e-3
 
 
 def test_no_truncated_batch_passes_its_cap():
@@ -352,6 +371,14 @@ def test_events():
         assert truncated.event(3.0, 1.5, 7, relation) == composed(
             dp_accounting.TruncatedSubsampledGaussianDpEvent(1000, 0.05, 70, 2.0), 7
         )
+    bins = sampling.balls_in_bins(1000, 250, physical_batch_size=10, seed=0)
+    epoch = balls_in_bins.BallsInBinsDpEvent(4, gaussian(2.0))
+    for relation in (ADD, SPECIAL):
+        for steps, epochs in ((1, 1), (4, 1), (5, 2)):
+            found = bins.event(3.0, 1.5, steps, relation)
+            assert found == composed(epoch, epochs)
+    one = sampling.balls_in_bins(1000, 900, physical_batch_size=10)
+    assert one.event(3.0, 1.5, 2, ADD) == composed(gaussian(2.0), 2)
     shuffled = sampling.shuffled(1000, 300, physical_batch_size=10, seed=0)
     for steps, epochs in ((1, 1), (3, 1), (4, 2), (6, 2), (7, 3)):
         expected = composed(gaussian(2.0), epochs)
@@ -373,6 +400,7 @@ def test_a_public_rate_is_taken_as_it_is():
         ("fixed_size", ADD, "under REPLACE_ONE .*; change the relation, or use"),
         ("fixed_size", SPECIAL, "under REPLACE_ONE .*; change the relation, or use"),
         ("truncated_poisson", ADD, "REPLACE_ONE or REPLACE_SPECIAL .*; change the rel"),
+        ("balls_in_bins", ONE, "ADD_OR_REMOVE_ONE or REPLACE_SPECIAL; change the rel"),
         ("shuffled", ADD, "under REPLACE_SPECIAL .*; change the relation, or use"),
         ("shuffled", ONE, "under REPLACE_SPECIAL .*; change the relation, or use"),
     ],
@@ -411,6 +439,8 @@ def test_amplification_by_shuffling_is_refused():
             {"cap": 9},
             "cap=9 must be at least expected_batch_size=10",
         ),
+        ("balls_in_bins", {"bins": 0}, "bins=0 must be >= 1; leave it out for N/m"),
+        ("balls_in_bins", {"bins": 101}, "bins=101 must be at most the 100 examples"),
         ("shuffled", {"expected_batch_size": 0}, "expected_batch_size=0 must be >= 1"),
     ],
 )

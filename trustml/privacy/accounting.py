@@ -18,6 +18,10 @@ form of Gaussian DP, is the test of both.
 | PoissonSampled(Gaussian) | replace-one | yes | no |
 | SampledWithoutReplacement(Gaussian) | replace-one | yes, own | yes |
 | TruncatedSubsampledGaussian | any (its N is public) | yes | no |
+| BallsInBins(Gaussian) | not replace-one | Monte Carlo, own | no |
+
+Monte Carlo: an upper confidence limit at level 0.99 over the accountant's own draws,
+never the mean (`trustml.privacy.balls_in_bins`); for epochs of one noise.
 
 Own: with q = m/N one step is dominated by the pair whose profile, for e >= 0, is
 
@@ -60,16 +64,18 @@ from dp_accounting.pld import pld_pmf, privacy_loss_mechanism
 from scipy import special
 
 from trustml import _validate
+from trustml.privacy import balls_in_bins
 
 Event = dp_accounting.DpEvent
 Relation = dp_accounting.NeighboringRelation
 
-ACCOUNTANTS = ("pld", "rdp")
+ACCOUNTANTS = ("pld", "rdp", "monte_carlo")
 DISCRETIZATION = 1e-4
 # Named in cache keys; raise the number whenever a result of this module may change.
 VERSION = f"1/dp-accounting-{importlib.metadata.version('dp-accounting')}"
 
 _TRUNCATED = dp_accounting.TruncatedSubsampledGaussianDpEvent
+_IN_BINS = balls_in_bins.BallsInBinsDpEvent
 _RELATIONS = {member.name.lower(): member for member in Relation}
 _ROUGH_ORDERS = [*range(2, 13), 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, 256, 1024]
 
@@ -95,13 +101,15 @@ def epsilon(
       event: composition of Gaussian releases, see the module docstring.
       delta: in (0, 1).
       relation: neighbouring relation that the event's multipliers refer to.
-      accountant: 'pld' (tight) or 'rdp' (fast, looser).
+      accountant: 'pld' (tight), 'rdp' (fast, looser), or 'monte_carlo' for what neither
+        of them covers.
 
     Raises:
       ValueError: if the accountant does not cover the event under this relation.
     """
     delta = check_delta(delta)
-    return float(_loss(event, relation, accountant).get_epsilon(delta))
+    loss = _loss(event, relation, accountant, balls_in_bins.draws_for(delta))
+    return float(loss.get_epsilon(delta))
 
 
 def delta(
@@ -115,7 +123,16 @@ def delta(
 def unsupported(event: Event, relation: Relation, accountant: str) -> str | None:
     """Why `accountant` has no bound for the event, as a phrase; None where it has."""
     _validate.one_of("privacy.accountant", accountant, ACCOUNTANTS)
-    for part, _ in _parts(event):
+    parts = _parts(event)
+    in_bins = [isinstance(part, _IN_BINS) for part, _ in parts]
+    if (accountant == "monte_carlo") != any(in_bins):
+        known = "epochs of balls in bins have no bound but by Monte Carlo"
+        return known if any(in_bins) else "Monte Carlo is for balls in bins alone"
+    if any(in_bins) and len(parts) > 1:
+        return "Monte Carlo is for epochs of balls in bins with one noise"
+    if any(in_bins) and relation is Relation.REPLACE_ONE:
+        return "balls in bins have no bound under REPLACE_ONE"
+    for part, _ in parts:
         without_replacement = isinstance(
             part, dp_accounting.SampledWithoutReplacementDpEvent
         )
@@ -127,6 +144,12 @@ def unsupported(event: Event, relation: Relation, accountant: str) -> str | None
         if accountant == "rdp" and poisson and relation is Relation.REPLACE_ONE:
             return "the RDP accountant has no Poisson sampling under REPLACE_ONE"
     return None
+
+
+def suited(event: Event, relation: Relation) -> str | None:
+    """The first accountant that covers the event; None where none does."""
+    covered = (a for a in ACCOUNTANTS if unsupported(event, relation, a) is None)
+    return next(covered, None)
 
 
 def check_delta(value: Any, field: str = "privacy.delta") -> float:
@@ -153,6 +176,9 @@ def rough_epsilon(event: Event, delta: float, relation: Relation) -> float:
     """
     accountant = rdp.RdpAccountant(_ROUGH_ORDERS)
     for part, count in _parts(event):
+        if isinstance(part, _IN_BINS):
+            part = dp_accounting.PoissonSampledDpEvent(1 / part.bins, part.event)
+            count = count * round(1 / part.sampling_probability)
         if isinstance(part, _TRUNCATED):
             gaussian = dp_accounting.GaussianDpEvent(part.noise_multiplier)
             rate = part.sampling_probability
@@ -195,13 +221,34 @@ class _PldLoss:
         return self._pld.get_delta_for_epsilon(epsilon)
 
 
-def _loss(event: Event, relation: Relation, accountant: str) -> Any:
+class _MonteCarloLoss:
+    """The same two questions, answered by upper confidence limits."""
+
+    def __init__(self, event: Event, draws: int):
+        ((part, epochs),) = _parts(event)
+        self._losses = balls_in_bins.simulate(
+            part.bins, part.event.noise_multiplier, epochs, draws
+        )
+
+    def get_epsilon(self, delta: float) -> float:
+        return self._losses.epsilon(delta)
+
+    def get_delta(self, epsilon: float) -> float:
+        return self._losses.upper(epsilon)
+
+
+def _loss(
+    event: Event, relation: Relation, accountant: str, draws: int = 1 << 20
+) -> Any:
     reason = unsupported(event, relation, accountant)
     if reason is not None:
-        cure = "use accountant='pld'" if accountant == "rdp" else "change the relation"
+        other = suited(event, relation)
+        cure = f"use accountant={other!r}" if other else "change the relation"
         _validate.fail(
             "privacy.accountant", accountant, f"cannot answer: {reason}", cure
         )
+    if accountant == "monte_carlo":
+        return _MonteCarloLoss(event, draws)
     if accountant == "pld":
         return _PldLoss(event, relation)
     with _quiet():
@@ -244,6 +291,7 @@ def _walk(event: Event, count: int) -> Iterator[tuple[Event, int]]:
     sampled = (
         dp_accounting.PoissonSampledDpEvent,
         dp_accounting.SampledWithoutReplacementDpEvent,
+        _IN_BINS,
     )
     inner = event.event if isinstance(event, sampled) else event
     if not isinstance(inner, (dp_accounting.GaussianDpEvent, _TRUNCATED)):

@@ -39,6 +39,7 @@ import numpy as np
 from trustml import _validate
 from trustml.privacy import (
     accounting,
+    balls_in_bins,
     calibration,
     correlated_noise,
     noise,
@@ -67,7 +68,7 @@ class Plan(NamedTuple):
       steps: number of steps the guarantee covers.
       delta: as asked for.
       relation: neighbouring relation.
-      accountant: 'pld' or 'rdp', what `epsilon` answers with.
+      accountant: 'pld', 'rdp' or 'monte_carlo', what `epsilon` answers with.
       event: (step=None) -> dp_accounting.DpEvent of the first `step` steps.
       epsilon: (delta=None, step=None, accountant=None) -> spent after `step` steps.
       epsilon_curve: steps -> float64[len(steps)], epsilon after each of them.
@@ -127,7 +128,7 @@ def make(
         None: 1 throughout.
       strategy: how noise is correlated over steps, with as many bands as the sampler
         (`sampling.cyclic_poisson`); None, or one band: not at all.
-      accountant: 'pld' (tight) or 'rdp'.
+      accountant: 'pld' (tight), 'rdp', or 'monte_carlo' for `sampling.balls_in_bins`.
       params: the parameters or their shapes; only where the strategy has more than one
         band, or the rule tracks a norm for each of several groups of them.
       cache_dir: directory for results of the accountant; None: keep nothing on disk.
@@ -180,7 +181,8 @@ def make(
     probe = event_of(1.0, steps)
     reason = accounting.unsupported(probe, relation, accountant)
     if reason is not None:
-        cure = "set privacy.accountant='pld'"
+        other = accounting.suited(probe, relation)
+        cure = f"set privacy.accountant={other!r}" if other else "change the relation"
         _validate.fail(
             "privacy.accountant", accountant, f"does not fit: {reason}", cure
         )
@@ -451,16 +453,25 @@ def _explain(
     banded: correlated_noise.Strategy | None,
 ) -> str:
     sampler, relation = made.sampler, made.relation.name
-    by_pld = f"{made.epsilon(accountant='pld'):.4g}"
-    reason = accounting.unsupported(made.event(), made.relation, "rdp")
-    by_rdp = f"none ({reason})"
-    if reason is None:
-        by_rdp = f"{made.epsilon(accountant='rdp'):.4g}"
+
+    def by(accountant: str) -> str:
+        reason = accounting.unsupported(made.event(), made.relation, accountant)
+        if reason is not None:
+            return f"none ({reason})"
+        return f"{made.epsilon(accountant=accountant):.4g}"
+
+    answers = f"Epsilon by PLD: {by('pld')}; by RDP: {by('rdp')}."
+    if made.accountant == "monte_carlo":
+        answers = (
+            f"Epsilon by Monte Carlo: {made.epsilon():.4g}, the upper confidence limit "
+            f"at level {balls_in_bins.LEVEL:g} over the accountant's own draws. "
+            f"By PLD: {by('pld')}."
+        )
     within = f" within one of {sampler.bands} parts" if sampler.bands > 1 else ""
     lines = [
         f"Promise: ({made.epsilon():.4g}, {made.delta:g})-differential privacy for "
         f"each {clipper.privacy_unit}, under {relation}, over {made.steps} steps.",
-        f"Epsilon by PLD: {by_pld}; by RDP: {by_rdp}.",
+        answers,
         f"Noise: multiplier z={made.noise_multiplier:.6g}, standard deviation "
         f"{made.noise_stddev():.6g} on the sum of gradients clipped to {norm:g} by "
         f"rule {_rule_name(clipper.rule)!r} (sensitivity {made.sensitivity:g}).",

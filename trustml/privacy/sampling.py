@@ -11,6 +11,7 @@ computes the same draw (a release of NumPy may change the streams: keep it for a
 | `fixed_size` | uniform m-subset, without replacement | the same | REPLACE_ONE |
 | `shuffled` | permuted epochs | Gaussian per epoch | REPLACE_SPECIAL |
 | `truncated_poisson` | Poisson, at most `cap` of them | its own | REPLACE_* |
+| `balls_in_bins` | every epoch each in one of K batches | its own | not REPLACE_ONE |
 | `cyclic_poisson` | step t: coins of part t mod b | Poisson, steps/b times | any |
 
 The draw must stay secret: amplification holds only against those who do not know it. A
@@ -51,12 +52,14 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from trustml import _validate, rng
+from trustml.privacy import balls_in_bins as balls_in_bins_lib
+from trustml.privacy import sizes
 
 Relation = dp_accounting.NeighboringRelation
 
 # Third words of the Philox counter; what they name must never change.
 _STREAMS = {"poisson": 1, "fixed_size": 2, "shuffled": 3}
-_STREAMS |= {"parts": 5, "truncated_poisson": 6}
+_STREAMS |= {"parts": 5, "truncated_poisson": 6, "balls_in_bins": 7}
 
 _Draw = Callable[[int], np.ndarray]  # step -> ids
 _Random = Callable[[str, int], np.random.Generator]  # (stream, number) -> its numbers
@@ -146,9 +149,9 @@ def poisson(
     Raises:
       ValueError: when built, naming field, value, bound and cure.
     """
-    size = _num_examples(num_examples)
-    mean = _mean_size(expected_batch_size)
-    rate = _rate(sample_rate, mean, size)
+    size = sizes.num_examples(num_examples)
+    mean = sizes.mean_size(expected_batch_size)
+    rate = sizes.rate(sample_rate, mean, size)
 
     def draws(random: _Random) -> _Draw:
         def draw(step: int) -> np.ndarray:
@@ -196,14 +199,14 @@ def cyclic_poisson(
     Raises:
       ValueError: when built, naming field, value, bound and cure.
     """
-    size = _num_examples(num_examples)
+    size = sizes.num_examples(num_examples)
     cure = "1 is Poisson sampling"
     bands = _validate.integer_at_least("bands", bands, 1, cure)
     if bands > size:
         bound = f"must be at most the {size} examples there are"
         _validate.fail("bands", bands, bound, "lower it")
-    mean = _mean_size(expected_batch_size)
-    rate = _rate(sample_rate, mean, size, bands)
+    mean = sizes.mean_size(expected_batch_size)
+    rate = sizes.rate(sample_rate, mean, size, bands)
 
     def draws(random: _Random) -> _Draw:
         @functools.cache
@@ -257,9 +260,9 @@ def truncated_poisson(
 
     References: https://arxiv.org/abs/2508.15089
     """
-    size = _num_examples(num_examples)
-    mean = _mean_size(expected_batch_size)
-    rate = _rate(None, mean, size)
+    size = sizes.num_examples(num_examples)
+    mean = sizes.mean_size(expected_batch_size)
+    rate = sizes.rate(None, mean, size)
     cure = "leave it out for m + 6 sqrt(m)"
     if cap is None:
         cap = math.ceil(mean + 6 * math.sqrt(mean))
@@ -279,10 +282,8 @@ def truncated_poisson(
 
     def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
         if relation is Relation.ADD_OR_REMOVE_ONE:
-            _refuse(
-                "truncated_poisson", relation, "REPLACE_ONE or REPLACE_SPECIAL (its N "
-                "is public)"
-            )  # fmt: skip
+            valid = "REPLACE_ONE or REPLACE_SPECIAL (its N is public)"
+            _refuse("truncated_poisson", relation, valid)
         truncated = dp_accounting.TruncatedSubsampledGaussianDpEvent(
             size, rate, most, z
         )
@@ -306,8 +307,8 @@ def fixed_size(
 
     Arguments and errors as for `poisson`; expected_batch_size is an integer.
     """
-    size = _num_examples(num_examples)
-    batch = _batch_size(expected_batch_size, size)
+    size = sizes.num_examples(num_examples)
+    batch = sizes.batch_size(expected_batch_size, size)
 
     def draws(random: _Random) -> _Draw:
         def draw(step: int) -> np.ndarray:
@@ -351,8 +352,8 @@ def shuffled(
             "has no proof: shuffled batches are not Poisson samples",
             "use sampling.poisson for amplification",
         )
-    size = _num_examples(num_examples)
-    batch = _batch_size(expected_batch_size, size)
+    size = sizes.num_examples(num_examples)
+    batch = sizes.batch_size(expected_batch_size, size)
     per_epoch = size // batch
 
     def draws(random: _Random) -> _Draw:
@@ -377,6 +378,74 @@ def shuffled(
     return _sampler(
         "shuffled", size, batch / size, True, batch, physical_batch_size, shards,
         seed, draws, event, per_epoch=per_epoch,
+    )  # fmt: skip
+
+
+def balls_in_bins(
+    num_examples: int,
+    expected_batch_size: float,
+    *,
+    bins: int | None = None,
+    physical_batch_size: int,
+    shards: int | None = None,
+    seed: int | None = None,
+) -> Sampler:
+    """Epochs of K batches; each example falls into one of them, anew in every epoch.
+
+    Every example is seen exactly once an epoch, as with shuffling, but by throws of
+    their own, whose amplification has a proof. There is no closed form: the guarantee
+    comes from the accountant 'monte_carlo', an upper limit at a level of confidence
+    (`trustml.privacy.balls_in_bins`). A begun epoch counts as a whole one.
+
+    Args:
+      num_examples: N, number of records there are.
+      expected_batch_size: 0 < m <= N; only to find K. The batches' mean size is N/K.
+      bins: K, a public constant; None: N/m rounded, which treats num_examples as
+        public.
+      physical_batch_size: as for `poisson`, like the others.
+      shards: see `poisson`.
+      seed: see `poisson`.
+
+    Raises:
+      ValueError: when built, naming field, value, bound and cure.
+    """
+    size = sizes.num_examples(num_examples)
+    mean = sizes.mean_size(expected_batch_size)
+    if mean > size:
+        sizes.too_large(mean, size)
+    cure = "leave it out for N/m"
+    batches = round(size / mean) if bins is None else bins
+    batches = _validate.integer_at_least("bins", batches, 1, cure)
+    if batches > size:
+        bound = f"must be at most the {size} examples there are"
+        _validate.fail("bins", batches, bound, cure)
+
+    def draws(random: _Random) -> _Draw:
+        @functools.lru_cache(maxsize=2)
+        def thrown(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+            into = random("balls_in_bins", epoch).integers(0, batches, size)
+            order = np.argsort(into, kind="stable")
+            return order, np.searchsorted(into[order], np.arange(batches + 1))
+
+        def draw(step: int) -> np.ndarray:
+            order, starts = thrown(step // batches)
+            at = step % batches
+            return order[starts[at] : starts[at + 1]].astype(np.int64)
+
+        return draw
+
+    def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
+        if relation is Relation.REPLACE_ONE:
+            valid = "ADD_OR_REMOVE_ONE or REPLACE_SPECIAL"
+            _refuse("balls_in_bins", relation, valid)
+        epoch = gaussian = dp_accounting.GaussianDpEvent(z)
+        if batches > 1:
+            epoch = balls_in_bins_lib.BallsInBinsDpEvent(batches, gaussian)
+        return dp_accounting.SelfComposedDpEvent(epoch, -(-steps // batches))
+
+    return _sampler(
+        "balls_in_bins", size, 1 / batches, bins is None, size / batches,
+        physical_batch_size, shards, seed, draws, event, per_epoch=batches,
     )  # fmt: skip
 
 
@@ -486,46 +555,6 @@ def _lay_out(
             Physical(indices.reshape(shape), mask.reshape(shape), trips, last)
         )
     return laid_out
-
-
-def _num_examples(value: int) -> int:
-    size = _validate.integer_at_least("num_examples", value, 1, "load some data")
-    if size >= 2**31:
-        _validate.fail("num_examples", value, "must be below 2**31", "use fewer")
-    return size
-
-
-def _mean_size(value: float) -> float:
-    mean = _validate.positive("expected_batch_size", value, "lower the batch size")
-    return int(mean) if mean.is_integer() else mean
-
-
-def _rate(given: float | None, mean: float, size: int, parts: int = 1) -> float:
-    """The probability `given`, or that of `mean` examples from one of `parts`."""
-    if given is None:
-        if mean * parts > size:
-            _too_large(mean, size, parts)
-        return mean * parts / size
-    rate = _validate.positive("sample_rate", given, "it is a probability")
-    if rate > 1:
-        cure = "lower the batch size"
-        _validate.fail("sample_rate", given, "must be at most 1", cure)
-    return rate
-
-
-def _batch_size(value: int, size: int) -> int:
-    cure = "this sampler's batches have one integer size"
-    batch = _validate.integer_at_least("expected_batch_size", value, 1, cure)
-    if batch > size:
-        _too_large(value, size)
-    return batch
-
-
-def _too_large(value: float, size: int, parts: int = 1) -> None:
-    bound = f"must be at most the {size} examples there are"
-    if parts > 1:
-        bound += f", over {parts} bands"
-    _validate.fail("expected_batch_size", value, bound, "lower train.batch_size")
 
 
 def _refuse(name: str, relation: Relation, valid: str) -> None:
