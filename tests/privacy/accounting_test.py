@@ -127,6 +127,75 @@ def test_gaussian_delta_is_the_integral():
         assert found == pytest.approx(integral, rel=1e-6)
 
 
+# --- truncated Poisson sampling ----------------------------------------------------
+
+
+def truncated(n, q, cap, z, steps):
+    event = dp_accounting.TruncatedSubsampledGaussianDpEvent(n, q, cap, z)
+    return dp_accounting.SelfComposedDpEvent(event, steps)
+
+
+@pytest.mark.parametrize("relation", [ADD, SPECIAL, ONE])
+@pytest.mark.parametrize("cap", [20, 30, 60])
+@pytest.mark.parametrize("steps", [1, 200])
+def test_truncated_sampling_equals_dp_accounting(relation, cap, steps):
+    ours = truncated(1000, 0.02, cap, STDDEV / sensitivity(relation), steps)
+    theirs = pld.PLDAccountant(relation).compose(
+        truncated(1000, 0.02, cap, STDDEV / 1.0, steps)
+    )
+    found = accounting.epsilon(ours, 1e-6, relation)
+    assert found == pytest.approx(theirs.get_epsilon(1e-6), rel=1e-6)
+    found = accounting.delta(ours, 0.3, relation)
+    assert found == pytest.approx(theirs.get_delta(0.3), rel=1e-6, abs=1e-12)
+
+
+def test_a_cap_far_above_the_mean_costs_next_to_nothing_and_one_at_it_much():
+    plain = accounting.epsilon(poisson(0.02, 1.5, 200), 1e-5, SPECIAL)
+    cap = 400 + 6 * 20
+    far = accounting.epsilon(truncated(20_000, 0.02, cap, 1.5, 200), 1e-5, SPECIAL)
+    near = accounting.epsilon(truncated(20_000, 0.02, 400, 1.5, 200), 1e-5, SPECIAL)
+    assert plain <= far < 1.001 * plain and near > 1.3 * plain
+
+
+def mixture_delta(epsilon, z, left, right):
+    """H_e(P || Q) of mixtures {mean: probability} of N(mean, z^2), by quadrature."""
+    x = np.linspace(-9 * z - 1, 9 * z + 1, 20_001)
+
+    def density(mixture):
+        return sum(p * stats.norm.pdf(x, mean, z) for mean, p in mixture.items())
+
+    above = density(left) - math.exp(epsilon) * density(right)
+    return np.trapezoid(np.maximum(above, 0.0), x)
+
+
+def two_records(first, second, q):
+    """Law of the sum of a sample of at most one of two records."""
+    alone = q * (1 - q) + q * q / 2
+    sums = {0.0: (1 - q) ** 2}
+    for value in (first, second):
+        sums[value] = sums.get(value, 0.0) + alone
+    return sums
+
+
+@pytest.mark.parametrize("q,z", [(0.5, 2.5), (0.9, 2.0)])
+def test_truncated_sampling_of_two_records_is_bounded(q, z):
+    # Cap 1: a record in the sample shuts the other out. By hand, for records 1, -1, 0.
+    for relation, worse in ((SPECIAL, 0.0), (ONE, -1.0)):
+        event = truncated(2, q, 1, z / sensitivity(relation), 1)
+        for epsilon in (0.05, 0.2, 0.5):
+            bound = accounting.delta(event, epsilon, relation)
+            attacks = [
+                mixture_delta(epsilon, z, *pair)
+                for other in (1.0, 0.0, -1.0)
+                for pair in (
+                    (two_records(1.0, other, q), two_records(worse, other, q)),
+                    (two_records(worse, other, q), two_records(1.0, other, q)),
+                )
+            ]
+            assert max(attacks) <= bound * (1 + 1e-6)
+            assert bound < 12 * max(attacks)
+
+
 # --- without replacement: the bound of our own -------------------------------------
 
 
@@ -202,9 +271,14 @@ def test_our_profile_is_a_distribution():
 # --- behaviour ---------------------------------------------------------------------
 
 
+def test_rdp_has_no_truncated_sampling():
+    with pytest.raises(ValueError, match="'rdp' cannot answer: the RDP .* truncated"):
+        accounting.epsilon(truncated(100, 0.1, 20, 1.0, 1), 1e-5, ONE, "rdp")
+
+
 def test_epsilon_and_delta_invert_each_other():
     event = poisson(0.02, 1.0, 100)
-    for name in accounting.ACCOUNTANTS:
+    for name in ("pld", "rdp"):
         epsilon = accounting.epsilon(event, 1e-5, ADD, name)
         found = accounting.delta(event, epsilon, ADD, name)
         assert found == pytest.approx(1e-5, rel=1e-3)

@@ -140,6 +140,26 @@ def test_the_curve_is_epsilon_step_by_step(evaluations):
     assert len(evaluations) == 5  # 1, 50, 200, then 100 and 150; nothing twice
 
 
+@pytest.mark.parametrize("relation", [SPECIAL, ONE])
+def test_truncated_poisson_in_a_plan(relation):
+    sampler = sampling.truncated_poisson(
+        10_000, 100, cap=120, physical_batch_size=32, seed=0
+    )
+    made = make(relation=relation, sampler=sampler, epsilon=0.3, steps=10)
+    assert 0.999 * 0.3 <= made.epsilon() <= 0.3
+    # dp-accounting's multiplier is stddev / C under every relation.
+    direct = dp_accounting.TruncatedSubsampledGaussianDpEvent(
+        10_000, 0.01, 120, made.noise_stddev() / 1.5
+    )
+    account = pld.PLDAccountant(relation).compose(direct, 10)
+    assert made.epsilon() == pytest.approx(account.get_epsilon(1e-5), rel=1e-6)
+    assert "by RDP: none (the RDP accountant has no truncated" in made.explain()
+    with pytest.raises(ValueError, match="truncated Poisson.*privacy.accountant='pld'"):
+        make(relation=relation, sampler=sampler, accountant="rdp")
+    with pytest.raises(ValueError, match="ADD_OR_REMOVE_ONE' does not fit the sampler"):
+        make(relation=ADD, sampler=sampler)
+
+
 # --- noise -------------------------------------------------------------------------
 
 
@@ -170,6 +190,10 @@ def test_poisson_under_replace_one_covers_the_record_left_out():
     loose = make("poisson", ONE, Clipper(1.0, factors=(2, 2, 2)), noise_multiplier=2.0)
     expected = direct("poisson", ONE, 1.0, 200, "pld")
     assert loose.epsilon() == pytest.approx(expected, rel=1e-6)
+    truncated = sampling.truncated_poisson(10_000, 100, physical_batch_size=32, seed=0)
+    clipper = Clipper(1.0, factors=(2, 2, 2))
+    loose = make(relation=ONE, clipper=clipper, sampler=truncated)
+    assert loose.event().event.noise_multiplier == 0.5
 
 
 # --- calibration -------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trustml.privacy import sampling
+from trustml.privacy import balls_in_bins, sampling
 
 ADD = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
 ONE = dp_accounting.NeighboringRelation.REPLACE_ONE
@@ -21,6 +21,9 @@ ALL = {
     "poisson": sampling.poisson,
     "fixed_size": sampling.fixed_size,
     "shuffled": sampling.shuffled,
+    "truncated_poisson": sampling.truncated_poisson,
+    "balls_in_bins": sampling.balls_in_bins,
+    "cyclic_poisson": functools.partial(sampling.cyclic_poisson, bands=3),
 }
 
 
@@ -55,6 +58,54 @@ def test_poisson_has_the_joint_law_of_coins():
     expected = steps * 0.3**sizes * 0.7 ** (n - sizes)
     assert expected.min() > 5
     assert chi_squared_p(subsets(sampler, steps), expected, 2**n - 1) > 1e-3
+
+
+@pytest.mark.parametrize("cap,mean", [(3, 1.8), (2, 1.8), (6, 1.8)])
+def test_truncated_poisson_has_the_joint_law_of_coins_cut_at_random(cap, mean):
+    n, steps, q = 6, 10_000, mean / 6
+    sampler = sampling.truncated_poisson(
+        n, mean, cap=cap, physical_batch_size=2, seed=8
+    )
+    expected = np.zeros(2**n)
+    for coins in range(2**n):
+        ids = [i for i in range(n) if coins >> i & 1]
+        kept = list(itertools.combinations(ids, min(cap, len(ids))))
+        for subset in kept:
+            p = q ** len(ids) * (1 - q) ** (n - len(ids)) / len(kept)
+            expected[sum(1 << i for i in subset)] += steps * p
+    counts, possible = subsets(sampler, steps), expected > 0
+    assert not counts[~possible].any() and expected[possible].min() > 5
+    degrees = possible.sum() - 1
+    assert chi_squared_p(counts[possible], expected[possible], degrees) > 1e-3
+
+
+def test_balls_in_bins_throws_every_example_anew_in_every_epoch():
+    n, bins, epochs = 50, 4, 3000
+    sampler = sampling.balls_in_bins(n, 12, physical_batch_size=4, seed=5)
+    assert sampler.per_epoch == bins and sampler.expected_batch_size == 12.5
+    into = np.zeros((epochs, n), int)
+    for epoch in range(epochs):
+        draws = [sampler.draw(bins * epoch + step) for step in range(bins)]
+        assert sorted(np.concatenate(draws)) == list(range(n))
+        for step, draw in enumerate(draws):
+            into[epoch, draw] = step
+    # Uniform for each example, independent over pairs of examples and over epochs.
+    counts = np.stack([(into == step).sum(0) for step in range(bins)])
+    assert chi_squared_p(counts, epochs / bins, n * (bins - 1)) > 1e-3
+    for left, right in ((into[:, 0::2], into[:, 1::2]), (into[0::2], into[1::2])):
+        pair = np.bincount((bins * left + right).ravel(), minlength=bins**2)
+        assert chi_squared_p(pair, pair.sum() / bins**2, bins**2 - 1) > 1e-3
+
+
+def test_no_truncated_batch_passes_its_cap():
+    sampler = sampling.truncated_poisson(
+        1000, 200, cap=200, physical_batch_size=16, seed=0
+    )
+    sizes = [len(sampler.draw(step)) for step in range(200)]
+    assert max(sizes) == 200 and 60 < sizes.count(200) < 140
+    assert sampler.capacity == 13
+    default = sampling.truncated_poisson(1000, 100, physical_batch_size=16, seed=0)
+    assert default.event(1.0, 1.0, 1, ONE).event.truncated_batch_size == 160
 
 
 def test_fixed_size_has_the_joint_law_of_uniform_subsets():
@@ -190,7 +241,7 @@ def test_samplers_of_one_seed_draw_independently():
     assert 55 < sum(both) < 145
 
 
-@pytest.mark.parametrize("name", ["poisson", "fixed_size"])
+@pytest.mark.parametrize("name", ["poisson", "fixed_size", "cyclic_poisson"])
 def test_step_a_million_is_reached_at_once(name):
     # Not a matter of speed: replaying a million draws would take minutes. The best of
     # ten, since the machine may be busy.
@@ -315,6 +366,19 @@ def test_events():
     assert fixed.event(3.0, 3.0, 7, ONE) == composed(
         dp_accounting.SampledWithoutReplacementDpEvent(1000, 50, gaussian(1.0)), 7
     )
+    truncated = sampling.truncated_poisson(1000, 50, cap=70, physical_batch_size=10)
+    for relation in (ONE, SPECIAL):
+        assert truncated.event(3.0, 1.5, 7, relation) == composed(
+            dp_accounting.TruncatedSubsampledGaussianDpEvent(1000, 0.05, 70, 2.0), 7
+        )
+    bins = sampling.balls_in_bins(1000, 250, physical_batch_size=10, seed=0)
+    epoch = balls_in_bins.BallsInBinsDpEvent(4, gaussian(2.0))
+    for relation in (ADD, SPECIAL):
+        for steps, epochs in ((1, 1), (4, 1), (5, 2)):
+            found = bins.event(3.0, 1.5, steps, relation)
+            assert found == composed(epoch, epochs)
+    one = sampling.balls_in_bins(1000, 900, physical_batch_size=10)
+    assert one.event(3.0, 1.5, 2, ADD) == composed(gaussian(2.0), 2)
     shuffled = sampling.shuffled(1000, 300, physical_batch_size=10, seed=0)
     for steps, epochs in ((1, 1), (3, 1), (4, 2), (6, 2), (7, 3)):
         expected = composed(gaussian(2.0), epochs)
@@ -335,6 +399,8 @@ def test_a_public_rate_is_taken_as_it_is():
     [
         ("fixed_size", ADD, "under REPLACE_ONE .*; change the relation, or use"),
         ("fixed_size", SPECIAL, "under REPLACE_ONE .*; change the relation, or use"),
+        ("truncated_poisson", ADD, "REPLACE_ONE or REPLACE_SPECIAL .*; change the rel"),
+        ("balls_in_bins", ONE, "ADD_OR_REMOVE_ONE or REPLACE_SPECIAL; change the rel"),
         ("shuffled", ADD, "under REPLACE_SPECIAL .*; change the relation, or use"),
         ("shuffled", ONE, "under REPLACE_SPECIAL .*; change the relation, or use"),
     ],
@@ -367,6 +433,14 @@ def test_amplification_by_shuffling_is_refused():
         ("poisson", {"seed": -1}, "sampling.seed=-1 must be >= 0"),
         ("poisson", {"seed": 2**128}, r"sampling.seed=\d+ must be below 2\*\*128"),
         ("fixed_size", {"expected_batch_size": 101}, "at most the 100 examples there"),
+        ("truncated_poisson", {"cap": 0}, "cap=0 must be >= 1; leave it out"),
+        (
+            "truncated_poisson",
+            {"cap": 9},
+            "cap=9 must be at least expected_batch_size=10",
+        ),
+        ("balls_in_bins", {"bins": 0}, "bins=0 must be >= 1; leave it out for N/m"),
+        ("balls_in_bins", {"bins": 101}, "bins=101 must be at most the 100 examples"),
         ("shuffled", {"expected_batch_size": 0}, "expected_batch_size=0 must be >= 1"),
     ],
 )

@@ -17,6 +17,11 @@ form of Gaussian DP, is the test of both.
 | PoissonSampled(Gaussian) | add/remove, special | yes | yes |
 | PoissonSampled(Gaussian) | replace-one | yes | no |
 | SampledWithoutReplacement(Gaussian) | replace-one | yes, own | yes |
+| TruncatedSubsampledGaussian | any (its N is public) | yes | no |
+| BallsInBins(Gaussian) | not replace-one | Monte Carlo, own | no |
+
+Monte Carlo: an upper confidence limit at level 0.99 over the accountant's own draws,
+never the mean (`trustml.privacy.balls_in_bins`); for epochs of one noise.
 
 Own: with q = m/N one step is dominated by the pair whose profile, for e >= 0, is
 
@@ -59,15 +64,18 @@ from dp_accounting.pld import pld_pmf, privacy_loss_mechanism
 from scipy import special
 
 from trustml import _validate
+from trustml.privacy import balls_in_bins
 
 Event = dp_accounting.DpEvent
 Relation = dp_accounting.NeighboringRelation
 
-ACCOUNTANTS = ("pld", "rdp")
+ACCOUNTANTS = ("pld", "rdp", "monte_carlo")
 DISCRETIZATION = 1e-4
 # Named in cache keys; raise the number whenever a result of this module may change.
 VERSION = f"1/dp-accounting-{importlib.metadata.version('dp-accounting')}"
 
+_TRUNCATED = dp_accounting.TruncatedSubsampledGaussianDpEvent
+_IN_BINS = balls_in_bins.BallsInBinsDpEvent
 _RELATIONS = {member.name.lower(): member for member in Relation}
 _ROUGH_ORDERS = [*range(2, 13), 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, 256, 1024]
 
@@ -93,13 +101,15 @@ def epsilon(
       event: composition of Gaussian releases, see the module docstring.
       delta: in (0, 1).
       relation: neighbouring relation that the event's multipliers refer to.
-      accountant: 'pld' (tight) or 'rdp' (fast, looser).
+      accountant: 'pld' (tight), 'rdp' (fast, looser), or 'monte_carlo' for what neither
+        of them covers.
 
     Raises:
       ValueError: if the accountant does not cover the event under this relation.
     """
     delta = check_delta(delta)
-    return float(_loss(event, relation, accountant).get_epsilon(delta))
+    loss = _loss(event, relation, accountant, balls_in_bins.draws_for(delta))
+    return float(loss.get_epsilon(delta))
 
 
 def delta(
@@ -113,16 +123,33 @@ def delta(
 def unsupported(event: Event, relation: Relation, accountant: str) -> str | None:
     """Why `accountant` has no bound for the event, as a phrase; None where it has."""
     _validate.one_of("privacy.accountant", accountant, ACCOUNTANTS)
-    for part, _ in _parts(event):
+    parts = _parts(event)
+    in_bins = [isinstance(part, _IN_BINS) for part, _ in parts]
+    if (accountant == "monte_carlo") != any(in_bins):
+        known = "epochs of balls in bins have no bound but by Monte Carlo"
+        return known if any(in_bins) else "Monte Carlo is for balls in bins alone"
+    if any(in_bins) and len(parts) > 1:
+        return "Monte Carlo is for epochs of balls in bins with one noise"
+    if any(in_bins) and relation is Relation.REPLACE_ONE:
+        return "balls in bins have no bound under REPLACE_ONE"
+    for part, _ in parts:
         without_replacement = isinstance(
             part, dp_accounting.SampledWithoutReplacementDpEvent
         )
         if without_replacement and relation is not Relation.REPLACE_ONE:
             return "sampling without replacement is covered under REPLACE_ONE only"
+        if accountant == "rdp" and isinstance(part, _TRUNCATED):
+            return "the RDP accountant has no truncated Poisson sampling"
         poisson = isinstance(part, dp_accounting.PoissonSampledDpEvent)
         if accountant == "rdp" and poisson and relation is Relation.REPLACE_ONE:
             return "the RDP accountant has no Poisson sampling under REPLACE_ONE"
     return None
+
+
+def suited(event: Event, relation: Relation) -> str | None:
+    """The first accountant that covers the event; None where none does."""
+    covered = (a for a in ACCOUNTANTS if unsupported(event, relation, a) is None)
+    return next(covered, None)
 
 
 def check_delta(value: Any, field: str = "privacy.delta") -> float:
@@ -144,11 +171,18 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
 def rough_epsilon(event: Event, delta: float, relation: Relation) -> float:
     """An estimate in milliseconds, to start a search from; NOT a guarantee.
 
-    RDP of few orders; sampling without replacement is read as Poisson, and Poisson
-    under REPLACE_ONE as more releases under add/remove (see below).
+    RDP of few orders; sampling without replacement and truncated sampling are read as
+    Poisson, and that under REPLACE_ONE as more releases under add/remove (see below).
     """
     accountant = rdp.RdpAccountant(_ROUGH_ORDERS)
     for part, count in _parts(event):
+        if isinstance(part, _IN_BINS):
+            part = dp_accounting.PoissonSampledDpEvent(1 / part.bins, part.event)
+            count = count * round(1 / part.sampling_probability)
+        if isinstance(part, _TRUNCATED):
+            gaussian = dp_accounting.GaussianDpEvent(part.noise_multiplier)
+            rate = part.sampling_probability
+            part = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
         if isinstance(part, dp_accounting.SampledWithoutReplacementDpEvent):
             rate = part.sample_size / part.source_dataset_size
             part = dp_accounting.PoissonSampledDpEvent(rate, part.event)
@@ -187,13 +221,34 @@ class _PldLoss:
         return self._pld.get_delta_for_epsilon(epsilon)
 
 
-def _loss(event: Event, relation: Relation, accountant: str) -> Any:
+class _MonteCarloLoss:
+    """The same two questions, answered by upper confidence limits."""
+
+    def __init__(self, event: Event, draws: int):
+        ((part, epochs),) = _parts(event)
+        self._losses = balls_in_bins.simulate(
+            part.bins, part.event.noise_multiplier, epochs, draws
+        )
+
+    def get_epsilon(self, delta: float) -> float:
+        return self._losses.epsilon(delta)
+
+    def get_delta(self, epsilon: float) -> float:
+        return self._losses.upper(epsilon)
+
+
+def _loss(
+    event: Event, relation: Relation, accountant: str, draws: int = 1 << 20
+) -> Any:
     reason = unsupported(event, relation, accountant)
     if reason is not None:
-        cure = "use accountant='pld'" if accountant == "rdp" else "change the relation"
+        other = suited(event, relation)
+        cure = f"use accountant={other!r}" if other else "change the relation"
         _validate.fail(
             "privacy.accountant", accountant, f"cannot answer: {reason}", cure
         )
+    if accountant == "monte_carlo":
+        return _MonteCarloLoss(event, draws)
     if accountant == "pld":
         return _PldLoss(event, relation)
     with _quiet():
@@ -236,9 +291,10 @@ def _walk(event: Event, count: int) -> Iterator[tuple[Event, int]]:
     sampled = (
         dp_accounting.PoissonSampledDpEvent,
         dp_accounting.SampledWithoutReplacementDpEvent,
+        _IN_BINS,
     )
     inner = event.event if isinstance(event, sampled) else event
-    if not isinstance(inner, dp_accounting.GaussianDpEvent):
+    if not isinstance(inner, (dp_accounting.GaussianDpEvent, _TRUNCATED)):
         raise ValueError(
             f"event={event!r} is not a composition of (sampled) Gaussian releases; "
             "account for it with dp-accounting directly."
@@ -257,7 +313,7 @@ def _plain(part: Event) -> bool:
 
 
 def _multiplier(part: Event) -> float:
-    return (part if _plain(part) else part.event).noise_multiplier
+    return getattr(part, "event", part).noise_multiplier
 
 
 def _grid(event: Event, relation: Relation) -> float:
@@ -277,6 +333,8 @@ def _composed(part: Event, count: int, relation: Relation, grid: float) -> Any:
         if rate == 1.0:
             return _composed(part.event, count, relation, grid)
         return _one_step(_multiplier(part), rate, relation, grid).self_compose(count)
+    if isinstance(part, _TRUNCATED):
+        return _truncated(part, relation, grid).self_compose(count)
     rate = part.sample_size / part.source_dataset_size
     if rate == 1.0:
         return _composed(part.event, count, relation, grid)
@@ -294,6 +352,20 @@ def _one_step(z: float, rate: float, relation: Relation, grid: float) -> Any:
         standard_deviation=doubled * z,
         value_discretization_interval=grid,
         sampling_prob=rate,
+        neighboring_relation=relation,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _truncated(part: Event, relation: Relation, grid: float) -> Any:
+    # What is displaced by the record at hand is within: stddev / C here as well.
+    doubled = 2.0 if relation is Relation.REPLACE_ONE else 1.0
+    return pld.privacy_loss_distribution.from_truncated_subsampled_gaussian_mechanism(
+        dataset_size=part.dataset_size,
+        sampling_probability=part.sampling_probability,
+        truncated_batch_size=part.truncated_batch_size,
+        noise_multiplier=doubled * part.noise_multiplier,
+        value_discretization_interval=grid,
         neighboring_relation=relation,
     )
 

@@ -10,6 +10,11 @@ together, and gradients get the larger z_gradient of `quantile.gradient_multipli
 Noise is made from the plan and epsilon from the plan's event, so no number is typed
 twice, and pairs that do not match raise when the plan is built.
 
+With a banded strategy of more than one band (`correlated_noise`) the noise of a step is
+partly taken back by later ones; z and the event are then those of the sampler that
+keeps the steps of an example as far apart as the strategy has bands, and no other goes
+with it.
+
 Exactly one of z and epsilon is given; a given epsilon is solved for z (`calibration`).
 
 Example::
@@ -23,6 +28,7 @@ Example::
 """
 
 import collections
+import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -31,24 +37,38 @@ import dp_accounting
 import numpy as np
 
 from trustml import _validate
-from trustml.privacy import accounting, calibration, noise, quantile, sampling
+from trustml.privacy import (
+    accounting,
+    balls_in_bins,
+    calibration,
+    correlated_noise,
+    noise,
+    quantile,
+    sampling,
+)
+from trustml.privacy import trainable as trainable_lib
+
+# Samplers that may leave a record out of every batch, whichever record it is.
+_LEAVE_OUT = ("poisson", "cyclic_poisson", "truncated_poisson", "micro_batches")
 
 
 class Plan(NamedTuple):
     """What is promised, and the parts that keep the promise; see the module docstring.
 
     Attributes:
-      noise_multiplier: z, noise_stddev / l2_clip_norm.
+      noise_multiplier: z, noise_stddev / l2_clip_norm; under a banded strategy that
+        over the norm of its columns.
       noise_stddev: (step=None) -> absolute standard deviation of the noise on the sum
         at that step (None: the first). Where the clip norm is tracked it is that of
-        the initial norm, and moves with the norm.
+        the initial norm, and moves with the norm. Under a banded strategy it is that
+        of the release at hand, and noise of different steps is correlated.
       sensitivity: S, L2 sensitivity of the sum under the relation.
       expected_batch_size: public constant to divide the noisy sum by: expected
         examples, or micro-batches where the clipper clips their means.
       steps: number of steps the guarantee covers.
       delta: as asked for.
       relation: neighbouring relation.
-      accountant: 'pld' or 'rdp', what `epsilon` answers with.
+      accountant: 'pld', 'rdp' or 'monte_carlo', what `epsilon` answers with.
       event: (step=None) -> dp_accounting.DpEvent of the first `step` steps.
       epsilon: (delta=None, step=None, accountant=None) -> spent after `step` steps.
       epsilon_curve: steps -> float64[len(steps)], epsilon after each of them.
@@ -86,6 +106,7 @@ def make(
     noise_multiplier: float | None = None,
     epsilon: float | None = None,
     noise_schedule: Iterable[float] | None = None,
+    strategy: correlated_noise.Strategy | None = None,
     accountant: str = "pld",
     params: Any = None,
     cache_dir: str | os.PathLike | None = None,
@@ -105,9 +126,11 @@ def make(
       epsilon: target > 0; this or noise_multiplier.
       noise_schedule: s_t > 0 of every step, fixed before training (see `schedules`);
         None: 1 throughout.
-      accountant: 'pld' (tight) or 'rdp'.
-      params: the parameters or their shapes; only where the rule tracks a norm for
-        each of several groups of them.
+      strategy: how noise is correlated over steps, with as many bands as the sampler
+        (`sampling.cyclic_poisson`); None, or one band: not at all.
+      accountant: 'pld' (tight), 'rdp', or 'monte_carlo' for `sampling.balls_in_bins`.
+      params: the parameters or their shapes; only where the strategy has more than one
+        band, or the rule tracks a norm for each of several groups of them.
       cache_dir: directory for results of the accountant; None: keep nothing on disk.
 
     Raises:
@@ -132,7 +155,7 @@ def make(
     )
     event_sensitivity = sensitivity
     replace_one = accounting.Relation.REPLACE_ONE
-    if sampler.name in ("poisson", "micro_batches") and relation is replace_one:
+    if sampler.name in _LEAVE_OUT and relation is replace_one:
         # Poisson sampling may also leave the record out, on either side: the pair
         # (1-q) N(0) + q N(+-c) needs a c that bounds one record's own share.
         alone = clipper.sensitivity(accounting.Relation.ADD_OR_REMOVE_ONE)
@@ -144,6 +167,7 @@ def make(
     if sampler.group_size is not None:
         expected = expected / sampler.group_size
     adapt = getattr(clipper.rule, "adapt", None)
+    banded = _banded(strategy, sampler, steps, scales, adapt)
     shares = (1.0,) if adapt is None else _groups(clipper, params).shares
 
     def event_of(z: float, count: int) -> accounting.Event:
@@ -160,7 +184,8 @@ def make(
     probe = event_of(1.0, steps)
     reason = accounting.unsupported(probe, relation, accountant)
     if reason is not None:
-        cure = "set privacy.accountant='pld'"
+        other = accounting.suited(probe, relation)
+        cure = f"set privacy.accountant={other!r}" if other else "change the relation"
         _validate.fail(
             "privacy.accountant", accountant, f"does not fit: {reason}", cure
         )
@@ -187,6 +212,10 @@ def make(
             ]
         )
 
+    if banded is not None:
+        of_release = correlated_noise.released_scale(banded, steps)
+        multipliers = multipliers * banded.column_norm * of_release
+
     def noise_stddev(step: int | None = None) -> float:
         at = 0 if step is None else _step(step, steps)
         return float(multipliers[min(at, steps - 1)]) * norm
@@ -197,6 +226,10 @@ def make(
             multipliers=multipliers,
             clip_norms=[norm * share for share in shares],
             expected_batch_size=expected,
+        )
+    elif banded is not None:
+        mechanism = correlated_noise.banded(
+            banded, stddev=z * norm * banded.column_norm, like=_trained(clipper, params)
         )
     elif noise_schedule is None:
         mechanism = noise.gaussian(z * norm)
@@ -244,6 +277,8 @@ def make(
         "accountant": accountant,
         "event": accounting.describe(event_of(z, steps)),
     }
+    if banded is not None:
+        identity["strategy"] = list(banded.coefficients)
     made = Plan(
         noise_multiplier=z,
         noise_stddev=noise_stddev,
@@ -259,7 +294,7 @@ def make(
         mechanism=mechanism,
         sampler=sampler,
         digest=calibration.digest(identity),
-        explain=lambda: _explain(made, clipper, norm),
+        explain=lambda: _explain(made, clipper, norm, banded),
     )
     return made
 
@@ -289,6 +324,58 @@ def _check_pair(clipper: Any, sampler: sampling.Sampler) -> None:
             f"differs from the sampler's {sampler.group_size}",
             "give both the same",
         )
+
+
+def _banded(
+    strategy: correlated_noise.Strategy | None,
+    sampler: sampling.Sampler,
+    steps: int,
+    scales: np.ndarray,
+    adapt: Any,
+) -> correlated_noise.Strategy | None:
+    """The strategy, if it correlates anything; refuses what has no event with it."""
+    bands = 1 if strategy is None else strategy.bands
+    if bands != sampler.bands:
+        _validate.fail(
+            "strategy.bands",
+            bands,
+            f"does not fit the sampler {sampler.name} with bands={sampler.bands}: the "
+            "steps of an example must lie as far apart as noise is correlated",
+            "give sampling.cyclic_poisson and correlated_noise.optimize the same bands",
+        )
+    if strategy is None or bands == 1:
+        return None
+    if bands > steps:
+        cure = "take fewer bands"
+        _validate.fail("strategy.bands", bands, f"must be at most steps={steps}", cure)
+    if len(set(scales)) > 1:
+        _validate.fail(
+            "noise_schedule",
+            f"{len(set(scales))} levels",
+            "does not fit a banded strategy, whose event is for one noise throughout",
+            "leave one of the two out",
+        )
+    if adapt is not None:
+        _validate.fail(
+            "strategy.bands",
+            bands,
+            "does not fit a rule that moves the clip norm: noise of a past step was "
+            "scaled to another norm",
+            "use rule='flat', or one band",
+        )
+    return strategy
+
+
+def _trained(clipper: Any, params: Any) -> Any:
+    if params is None:
+        _validate.fail(
+            "params",
+            None,
+            "must be given with a banded strategy, whose noise is kept for later steps "
+            "in buffers like the parameters",
+            "pass the parameters, or their shapes, to plan.make",
+        )
+    return trainable_lib.partition(params, getattr(clipper, "trainable", None))[0]
 
 
 def _groups(clipper: Any, params: Any):
@@ -362,26 +449,50 @@ def _rule_name(rule: Any) -> str:
     return f"{rule.__module__}.{rule.__qualname__}"
 
 
-def _explain(made: Plan, clipper: Any, norm: float) -> str:
+def _explain(
+    made: Plan,
+    clipper: Any,
+    norm: float,
+    banded: correlated_noise.Strategy | None,
+) -> str:
     sampler, relation = made.sampler, made.relation.name
-    by_pld = f"{made.epsilon(accountant='pld'):.4g}"
-    reason = accounting.unsupported(made.event(), made.relation, "rdp")
-    by_rdp = f"none ({reason})"
-    if reason is None:
-        by_rdp = f"{made.epsilon(accountant='rdp'):.4g}"
+
+    def by(accountant: str) -> str:
+        reason = accounting.unsupported(made.event(), made.relation, accountant)
+        if reason is not None:
+            return f"none ({reason})"
+        return f"{made.epsilon(accountant=accountant):.4g}"
+
+    answers = f"Epsilon by PLD: {by('pld')}; by RDP: {by('rdp')}."
+    if made.accountant == "monte_carlo":
+        answers = (
+            f"Epsilon by Monte Carlo: {made.epsilon():.4g}, the upper confidence limit "
+            f"at level {balls_in_bins.LEVEL:g} over the accountant's own draws. "
+            f"By PLD: {by('pld')}."
+        )
+    within = f" within one of {sampler.bands} parts" if sampler.bands > 1 else ""
     lines = [
         f"Promise: ({made.epsilon():.4g}, {made.delta:g})-differential privacy for "
         f"each {clipper.privacy_unit}, under {relation}, over {made.steps} steps.",
-        f"Epsilon by PLD: {by_pld}; by RDP: {by_rdp}.",
+        answers,
         f"Noise: multiplier z={made.noise_multiplier:.6g}, standard deviation "
         f"{made.noise_stddev():.6g} on the sum of gradients clipped to {norm:g} by "
         f"rule {_rule_name(clipper.rule)!r} (sensitivity {made.sensitivity:g}).",
-        f"Batches: {sampler.name}, sample rate {sampler.sample_rate:.6g}, expected "
-        f"batch size {made.expected_batch_size:g}, a public constant.",
+        f"Batches: {sampler.name}, sample rate {sampler.sample_rate:.6g}{within}, "
+        f"expected batch size {made.expected_batch_size:g}, a public constant.",
         f"Event: {accounting.describe(made.event())}.",
         f"Sampling seed: {_secrecy(sampler.secret)}. Noise is as secret as the root "
         "given to mechanism.init; a seeded root is reproducible, not secret.",
     ]
+    if banded is not None:
+        error = math.sqrt(correlated_noise.squared_error(banded, made.steps))
+        lines.append(
+            f"Correlation: banded over {banded.bands} steps, which take back part of "
+            f"each other's noise; the standard deviation above is that of the first "
+            f"step, {made.noise_stddev(made.steps - 1):.6g} that of the last. Sums of "
+            f"all noise so far are off by {error * made.noise_multiplier * norm:.6g} "
+            "(root mean square over the steps)."
+        )
     if made.delta * sampler.num_examples >= 1:
         lines.append(
             f"WARNING: delta={made.delta:g} is not below 1/{sampler.num_examples}: "

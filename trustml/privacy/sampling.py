@@ -10,6 +10,9 @@ computes the same draw (a release of NumPy may change the streams: keep it for a
 | `poisson` | n ~ Bin(N, q), uniform n-subset: N coins in O(n) | Poisson | any |
 | `fixed_size` | uniform m-subset, without replacement | the same | REPLACE_ONE |
 | `shuffled` | permuted epochs | Gaussian per epoch | REPLACE_SPECIAL |
+| `truncated_poisson` | Poisson, at most `cap` of them | its own | REPLACE_* |
+| `balls_in_bins` | every epoch each in one of K batches | its own | not REPLACE_ONE |
+| `cyclic_poisson` | step t: coins of part t mod b | Poisson, steps/b times | any |
 
 The draw must stay secret: amplification holds only against those who do not know it. A
 seeded sampler is `reproducible, not secret`.
@@ -49,11 +52,17 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from trustml import _validate, rng
+from trustml.privacy import balls_in_bins as balls_in_bins_lib
+from trustml.privacy import sizes
 
 Relation = dp_accounting.NeighboringRelation
 
 # Third words of the Philox counter; what they name must never change.
 _STREAMS = {"poisson": 1, "fixed_size": 2, "shuffled": 3, "slots": 4}
+_STREAMS |= {"parts": 5, "truncated_poisson": 6, "balls_in_bins": 7}
+
+_Draw = Callable[[int], np.ndarray]  # step -> ids
+_Random = Callable[[str, int], np.random.Generator]  # (stream, number) -> its numbers
 
 
 class Physical(NamedTuple):
@@ -79,9 +88,10 @@ class Sampler(NamedTuple):
     """Pure functions of the step, and the constants the plan needs.
 
     Attributes:
-      name: `poisson`, `fixed_size` or `shuffled`.
+      name: that of the function which made it.
       num_examples: number of records ids are drawn from.
-      sample_rate: q; for `shuffled` the share m/N of one step (not an amplification).
+      sample_rate: q; for `shuffled` the share m/N of one step (not an amplification),
+        for `cyclic_poisson` the rate within the part at hand.
       rate_from_data: True where q was computed from num_examples.
       expected_batch_size: m, the public constant to divide the noisy sum by.
       physical_batch_size: P.
@@ -97,6 +107,8 @@ class Sampler(NamedTuple):
       per_epoch: steps of an epoch, where the event counts epochs; else None.
       group_size: expected examples of a micro-batch, where every example draws one;
         else None.
+      bands: b, where an example's steps lie b or more apart by a public pattern, which
+        is what noise correlated over b steps needs; 1 where any step may follow.
     """
 
     name: str
@@ -114,6 +126,7 @@ class Sampler(NamedTuple):
     reseed: Callable[..., "Sampler"]
     per_epoch: int | None = None
     group_size: int | None = None
+    bands: int = 1
 
 
 def poisson(
@@ -139,31 +152,149 @@ def poisson(
     Raises:
       ValueError: when built, naming field, value, bound and cure.
     """
-    size = _num_examples(num_examples)
-    cure = "lower the batch size"
-    mean = _validate.positive("expected_batch_size", expected_batch_size, cure)
-    mean = int(mean) if mean.is_integer() else mean
-    if sample_rate is None and mean > size:
-        _too_large(expected_batch_size, size)
-    if sample_rate is not None:
-        rate = _validate.positive("sample_rate", sample_rate, "it is a probability")
-        if rate > 1:
-            _validate.fail("sample_rate", sample_rate, "must be at most 1", cure)
-    else:
-        rate = mean / size
+    size = sizes.num_examples(num_examples)
+    mean = sizes.mean_size(expected_batch_size)
+    rate = sizes.rate(sample_rate, mean, size)
 
-    def draw(generator: np.random.Generator, step: int) -> np.ndarray:
-        return _subset(generator, size, int(generator.binomial(size, rate)))
+    def draws(random: _Random) -> _Draw:
+        def draw(step: int) -> np.ndarray:
+            return _coins(random("poisson", step), size, rate)
+
+        return draw
 
     def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
         del relation  # any
-        gaussian = dp_accounting.GaussianDpEvent(z)
-        sampled = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
-        return dp_accounting.SelfComposedDpEvent(sampled, steps)
+        return _poisson_event(rate, z, steps)
 
     return _sampler(
         "poisson", size, rate, sample_rate is None, mean, physical_batch_size, shards,
-        seed, draw, event,
+        seed, draws, event,
+    )  # fmt: skip
+
+
+def cyclic_poisson(
+    num_examples: int,
+    expected_batch_size: float,
+    *,
+    bands: int,
+    sample_rate: float | None = None,
+    physical_batch_size: int,
+    shards: int | None = None,
+    seed: int | None = None,
+) -> Sampler:
+    """Step t draws, by coins, from part t mod b of a fixed random partition.
+
+    Each example is put into one of b parts by a throw of its own, once for the run, so
+    no other example moves when one comes or goes, and every relation is allowed. Its
+    steps then lie b apart, which noise correlated over b steps needs
+    (`trustml.privacy.correlated_noise`). b = 1 is `poisson`, draw for draw.
+
+    Args:
+      num_examples: N, number of records there are.
+      expected_batch_size: m; 0 < m <= N/b.
+      bands: b >= 1, number of parts.
+      sample_rate: q' within a part, a public constant; None: m b / num_examples, which
+        treats num_examples as public.
+      physical_batch_size: as for `poisson`, like the others.
+      shards: see `poisson`.
+      seed: see `poisson`.
+
+    Raises:
+      ValueError: when built, naming field, value, bound and cure.
+    """
+    size = sizes.num_examples(num_examples)
+    cure = "1 is Poisson sampling"
+    bands = _validate.integer_at_least("bands", bands, 1, cure)
+    if bands > size:
+        bound = f"must be at most the {size} examples there are"
+        _validate.fail("bands", bands, bound, "lower it")
+    mean = sizes.mean_size(expected_batch_size)
+    rate = sizes.rate(sample_rate, mean, size, bands)
+
+    def draws(random: _Random) -> _Draw:
+        @functools.cache
+        def parts() -> list[np.ndarray]:
+            if bands == 1:
+                return [np.arange(size)]
+            part = random("parts", 0).integers(0, bands, size)
+            return [np.flatnonzero(part == number) for number in range(bands)]
+
+        def draw(step: int) -> np.ndarray:
+            members = parts()[step % bands]
+            return members[_coins(random("poisson", step), len(members), rate)]
+
+        return draw
+
+    def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
+        del relation  # any
+        return _poisson_event(rate, z, -(-steps // bands))
+
+    return _sampler(
+        "cyclic_poisson", size, rate, sample_rate is None, mean, physical_batch_size,
+        shards, seed, draws, event, bands=bands,
+    )  # fmt: skip
+
+
+def truncated_poisson(
+    num_examples: int,
+    expected_batch_size: float,
+    *,
+    cap: int | None = None,
+    physical_batch_size: int,
+    shards: int | None = None,
+    seed: int | None = None,
+) -> Sampler:
+    """As `poisson`, and of a draw beyond `cap` a uniform subset of `cap` is kept.
+
+    No batch is ever larger, so memory and time of a step have a bound that holds and
+    not one that nearly always does. Whoever is in a full batch takes the place of
+    another example, hence N is part of the event, and public. Only PLD knows the event.
+
+    Args:
+      num_examples: N, number of records there are; public.
+      expected_batch_size: m, before the cut; 0 < m <= N.
+      cap: at least m; None: m + 6 sqrt(m), rounded up, which costs next to nothing.
+      physical_batch_size: as for `poisson`, like the others.
+      shards: see `poisson`.
+      seed: see `poisson`.
+
+    Raises:
+      ValueError: when built, naming field, value, bound and cure.
+
+    References: https://arxiv.org/abs/2508.15089
+    """
+    size = sizes.num_examples(num_examples)
+    mean = sizes.mean_size(expected_batch_size)
+    rate = sizes.rate(None, mean, size)
+    cure = "leave it out for m + 6 sqrt(m)"
+    if cap is None:
+        cap = math.ceil(mean + 6 * math.sqrt(mean))
+    cap = _validate.integer_at_least("cap", cap, 1, cure)
+    if cap < mean:
+        bound = f"must be at least expected_batch_size={mean:g}"
+        _validate.fail("cap", cap, bound, cure)
+    most = min(cap, size)
+
+    def draws(random: _Random) -> _Draw:
+        def draw(step: int) -> np.ndarray:
+            # A uniform subset of a uniform subset is one of the size in the end.
+            numbers = random("truncated_poisson", step)
+            return _subset(numbers, size, min(int(numbers.binomial(size, rate)), most))
+
+        return draw
+
+    def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
+        if relation is Relation.ADD_OR_REMOVE_ONE:
+            valid = "REPLACE_ONE or REPLACE_SPECIAL (its N is public)"
+            _refuse("truncated_poisson", relation, valid)
+        truncated = dp_accounting.TruncatedSubsampledGaussianDpEvent(
+            size, rate, most, z
+        )
+        return dp_accounting.SelfComposedDpEvent(truncated, steps)
+
+    return _sampler(
+        "truncated_poisson", size, rate, True, mean, physical_batch_size, shards,
+        seed, draws, event, most=most,
     )  # fmt: skip
 
 
@@ -179,11 +310,14 @@ def fixed_size(
 
     Arguments and errors as for `poisson`; expected_batch_size is an integer.
     """
-    size = _num_examples(num_examples)
-    batch = _batch_size(expected_batch_size, size)
+    size = sizes.num_examples(num_examples)
+    batch = sizes.batch_size(expected_batch_size, size)
 
-    def draw(generator: np.random.Generator, step: int) -> np.ndarray:
-        return _subset(generator, size, batch)
+    def draws(random: _Random) -> _Draw:
+        def draw(step: int) -> np.ndarray:
+            return _subset(random("fixed_size", step), size, batch)
+
+        return draw
 
     def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
         if relation is not Relation.REPLACE_ONE:
@@ -194,7 +328,7 @@ def fixed_size(
 
     return _sampler(
         "fixed_size", size, batch / size, True, batch, physical_batch_size, shards,
-        seed, draw, event,
+        seed, draws, event,
     )  # fmt: skip
 
 
@@ -221,13 +355,20 @@ def shuffled(
             "has no proof: shuffled batches are not Poisson samples",
             "use sampling.poisson for amplification",
         )
-    size = _num_examples(num_examples)
-    batch = _batch_size(expected_batch_size, size)
+    size = sizes.num_examples(num_examples)
+    batch = sizes.batch_size(expected_batch_size, size)
     per_epoch = size // batch
 
-    def draw(permutation: np.ndarray, step: int) -> np.ndarray:
-        start = (step % per_epoch) * batch
-        return np.sort(permutation[start : start + batch])
+    def draws(random: _Random) -> _Draw:
+        @functools.lru_cache(maxsize=2)
+        def permutation(epoch: int) -> np.ndarray:
+            return random("shuffled", epoch).permutation(size)
+
+        def draw(step: int) -> np.ndarray:
+            start = (step % per_epoch) * batch
+            return np.sort(permutation(step // per_epoch)[start : start + batch])
+
+        return draw
 
     def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
         if relation is not Relation.REPLACE_SPECIAL:
@@ -239,7 +380,75 @@ def shuffled(
 
     return _sampler(
         "shuffled", size, batch / size, True, batch, physical_batch_size, shards,
-        seed, draw, event, per_epoch,
+        seed, draws, event, per_epoch=per_epoch,
+    )  # fmt: skip
+
+
+def balls_in_bins(
+    num_examples: int,
+    expected_batch_size: float,
+    *,
+    bins: int | None = None,
+    physical_batch_size: int,
+    shards: int | None = None,
+    seed: int | None = None,
+) -> Sampler:
+    """Epochs of K batches; each example falls into one of them, anew in every epoch.
+
+    Every example is seen exactly once an epoch, as with shuffling, but by throws of
+    their own, whose amplification has a proof. There is no closed form: the guarantee
+    comes from the accountant 'monte_carlo', an upper limit at a level of confidence
+    (`trustml.privacy.balls_in_bins`). A begun epoch counts as a whole one.
+
+    Args:
+      num_examples: N, number of records there are.
+      expected_batch_size: 0 < m <= N; only to find K. The batches' mean size is N/K.
+      bins: K, a public constant; None: N/m rounded, which treats num_examples as
+        public.
+      physical_batch_size: as for `poisson`, like the others.
+      shards: see `poisson`.
+      seed: see `poisson`.
+
+    Raises:
+      ValueError: when built, naming field, value, bound and cure.
+    """
+    size = sizes.num_examples(num_examples)
+    mean = sizes.mean_size(expected_batch_size)
+    if mean > size:
+        sizes.too_large(mean, size)
+    cure = "leave it out for N/m"
+    batches = round(size / mean) if bins is None else bins
+    batches = _validate.integer_at_least("bins", batches, 1, cure)
+    if batches > size:
+        bound = f"must be at most the {size} examples there are"
+        _validate.fail("bins", batches, bound, cure)
+
+    def draws(random: _Random) -> _Draw:
+        @functools.lru_cache(maxsize=2)
+        def thrown(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+            into = random("balls_in_bins", epoch).integers(0, batches, size)
+            order = np.argsort(into, kind="stable")
+            return order, np.searchsorted(into[order], np.arange(batches + 1))
+
+        def draw(step: int) -> np.ndarray:
+            order, starts = thrown(step // batches)
+            at = step % batches
+            return order[starts[at] : starts[at + 1]].astype(np.int64)
+
+        return draw
+
+    def event(z: float, steps: int, relation: Relation) -> dp_accounting.DpEvent:
+        if relation is Relation.REPLACE_ONE:
+            valid = "ADD_OR_REMOVE_ONE or REPLACE_SPECIAL"
+            _refuse("balls_in_bins", relation, valid)
+        epoch = gaussian = dp_accounting.GaussianDpEvent(z)
+        if batches > 1:
+            epoch = balls_in_bins_lib.BallsInBinsDpEvent(batches, gaussian)
+        return dp_accounting.SelfComposedDpEvent(epoch, -(-steps // batches))
+
+    return _sampler(
+        "balls_in_bins", size, 1 / batches, bins is None, size / batches,
+        physical_batch_size, shards, seed, draws, event, per_epoch=batches,
     )  # fmt: skip
 
 
@@ -252,9 +461,12 @@ def _sampler(
     slots: int,
     shards: int | None,
     seed: int | None,
-    draw_with: Callable[..., np.ndarray],
+    draws: Callable[[_Random], _Draw],
     event_with: Callable[..., dp_accounting.DpEvent],
+    *,
     per_epoch: int | None = None,
+    bands: int = 1,
+    most: int | None = None,
 ) -> Sampler:
     cure = "it is the number of slots of a microbatch"
     slots = _validate.integer_at_least("physical_batch_size", slots, 1, cure)
@@ -262,8 +474,8 @@ def _sampler(
         cure = "it is the number of devices"
         shards = _validate.integer_at_least("shards", shards, 1, cure)
     row = slots * (shards or 1)
-    likely = math.ceil((mean + 10 * math.sqrt(mean)) / row)
-    capacity = min(likely, math.ceil(size / row))
+    likely = mean + 10 * math.sqrt(mean)
+    capacity = math.ceil(min(likely if most is None else most, size) / row)
 
     def event(noise_stddev, sensitivity, steps, relation):
         if not isinstance(relation, Relation):
@@ -281,23 +493,18 @@ def _sampler(
 
     def seeded(seed: int, secret: bool = False) -> Sampler:
         seed = rng.check_seed("sampling.seed", seed)
-
-        @functools.lru_cache(maxsize=2)
-        def permutation(epoch: int) -> np.ndarray:
-            return generator(seed, name, epoch).permutation(size)
+        draw_at = draws(functools.partial(generator, seed))
 
         def draw(step: int) -> np.ndarray:
             step = _validate.integer_at_least("step", step, 0, "steps count from 0")
-            if per_epoch is not None:
-                return draw_with(permutation(step // per_epoch), step)
-            return draw_with(generator(seed, name, step), step)
+            return draw_at(step)
 
         def physical(step: int) -> list[Physical]:
             return _lay_out(draw(step), capacity, slots, shards)
 
         return Sampler(
             name, size, rate, rate_from_data, mean, slots, capacity,
-            draw, physical, event, seed, secret, seeded, per_epoch,
+            draw, physical, event, seed, secret, seeded, per_epoch, bands=bands,
         )  # fmt: skip
 
     if seed is None:
@@ -317,6 +524,17 @@ def _subset(generator: np.random.Generator, size: int, count: int) -> np.ndarray
     # subset is a large part of the whole.
     ids = generator.choice(size, count, replace=False, shuffle=False)
     return np.sort(ids.astype(np.int64))
+
+
+def _coins(generator: np.random.Generator, size: int, rate: float) -> np.ndarray:
+    """Each of `size` ids with probability `rate`; one binomial, then a subset."""
+    return _subset(generator, size, int(generator.binomial(size, rate)))
+
+
+def _poisson_event(rate: float, z: float, steps: int) -> dp_accounting.DpEvent:
+    gaussian = dp_accounting.GaussianDpEvent(z)
+    sampled = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
+    return dp_accounting.SelfComposedDpEvent(sampled, steps)
 
 
 def _lay_out(
@@ -340,26 +558,6 @@ def _lay_out(
             Physical(indices.reshape(shape), mask.reshape(shape), trips, last)
         )
     return laid_out
-
-
-def _num_examples(value: int) -> int:
-    size = _validate.integer_at_least("num_examples", value, 1, "load some data")
-    if size >= 2**31:
-        _validate.fail("num_examples", value, "must be below 2**31", "use fewer")
-    return size
-
-
-def _batch_size(value: int, size: int) -> int:
-    cure = "this sampler's batches have one integer size"
-    batch = _validate.integer_at_least("expected_batch_size", value, 1, cure)
-    if batch > size:
-        _too_large(value, size)
-    return batch
-
-
-def _too_large(value: float, size: int) -> None:
-    bound = f"must be at most the {size} examples there are"
-    _validate.fail("expected_batch_size", value, bound, "lower train.batch_size")
 
 
 def _refuse(name: str, relation: Relation, valid: str) -> None:
