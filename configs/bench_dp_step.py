@@ -121,5 +121,6 @@ def get_config(arg=""):
         32,
         0,
     )  # of jax-privacy; 0 = whole batch
+    config.opacus_python = ""  # an interpreter that has torch and opacus
     config.models = ml_collections.ConfigDict(_models(smoke))
     return config

@@ -13,14 +13,20 @@ the ratio to the plain step of the same round. jax-privacy is screened at every
 microbatch that divides the batch, and its two best take part in the rounds; the better
 median counts. What takes 20 times the plain step is screened only.
 
+With `--config.opacus_python=/path/to/python` of an environment that has torch 2.13.0
+and opacus 1.6.0, Opacus takes part in the same rounds from a process of its own
+(`launch/bench_torch.py`, transformers and MLP); its ratio is to PyTorch's plain step.
+
 Writes bench.json and bench.md to the workdir after every model.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
 import pathlib
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -42,6 +48,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/bench", "where the tables are wr
 
 PLAIN = "non_private"
 PEER = "jax_privacy"
+TORCH = "torch"
 _HOPELESS = 20  # times the plain step: screened, but left out of the rounds
 _COSTS = ("flops", "bytes", "temp_bytes", "product_flops")
 
@@ -166,6 +173,36 @@ def steps(task: task_lib.Task, size: int, config) -> dict[str, Step]:
     return found
 
 
+@contextlib.contextmanager
+def torch_steps(spec, python: str):
+    """Steps of PyTorch and Opacus by name, each made by a process that waits for us."""
+    if not python or spec.kind not in ("transformer", "mlp"):
+        yield {}
+        return
+    script = str(pathlib.Path(__file__).with_name("bench_torch.py"))
+    command, pipe = [python, "-W", "ignore", script], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        requests, answers = process.stdin, process.stdout
+        assert requests and answers
+
+        def ask(line):
+            requests.write(line + "\n")
+            requests.flush()
+            answer = answers.readline()
+            if not answer:
+                raise RuntimeError(
+                    f"config.opacus_python={python!r} stopped; see above."
+                )
+            return answer
+
+        def step(method):
+            return lambda *_: ask(method) and None
+
+        methods = json.loads(ask(json.dumps(spec.to_dict())))["methods"]
+        yield {f"{TORCH}_{method}": step(method) for method in methods}
+        requests.close()
+
+
 def compile_all(found: dict[str, Step], arguments, wanted, say) -> dict[str, Any]:
     """Compiled steps of the `wanted` names."""
     compiled = {}
@@ -201,6 +238,7 @@ def measure(compiled: dict[str, Any], arguments, config, say) -> dict[str, Any]:
     for name in peers:
         say(f"  screened {name}: {1e3 * first[name]:.1f} ms")
     slow = {n for n in first if first[n] > _HOPELESS * first[PLAIN]} - set(peers[:1])
+    slow = {n for n in slow if not n.startswith(TORCH)}
     names = [n for n in compiled if n not in slow and n not in peers[2:]]
     repeats = {n: max(1, round(config.seconds_per_sample / first[n])) for n in names}
     samples = {n: [] for n in names}
@@ -211,7 +249,7 @@ def measure(compiled: dict[str, Any], arguments, config, say) -> dict[str, Any]:
     seconds = {n: np.array(s) for n, s in samples.items()}
     result: dict[str, Any] = {"screened_seconds": first}
     for name, s in seconds.items():
-        ratio = s / seconds[PLAIN]
+        ratio = s / seconds[f"{TORCH}_{PLAIN}" if name.startswith(TORCH) else PLAIN]
         result[name] = {
             "median_seconds": float(np.median(s)),
             "quartiles_seconds": _quartiles(s),
@@ -235,6 +273,11 @@ def measure(compiled: dict[str, Any], arguments, config, say) -> dict[str, Any]:
             np.median(seconds[best] / seconds["book_keeping"])
         )
         say(f"  book_keeping is {result['faster_than_peer']:.2f} x faster than {best}")
+    cost = {n: seconds[n] / seconds[f"{TORCH}_{PLAIN}"] for n in seconds if TORCH in n}
+    for name in cost.keys() - {f"{TORCH}_{PLAIN}"}:
+        gain = cost[name] / (seconds["book_keeping"] / seconds[PLAIN])
+        result[name]["book_keeping_cheaper_by"] = float(np.median(gain))
+        say(f"  book_keeping is {np.median(gain):.2f} x cheaper than {name}")
     return result
 
 
@@ -270,7 +313,8 @@ def run_model(name: str, spec, config, say) -> dict[str, Any]:
         for n, r in ratios.items():
             say("  " + n + ": " + ", ".join(f"{k} {v:.3f}" for k, v in r.items() if v))
     if timed:
-        entry["wall_clock"] = measure(compiled, arguments, config, say)
+        with torch_steps(spec, config.opacus_python) as others:
+            entry["wall_clock"] = measure(compiled | others, arguments, config, say)
     return entry
 
 
@@ -287,7 +331,8 @@ def markdown(report: dict[str, Any]) -> str:
         "# Cost of a private step",
         "",
         f"JAX {where['jax']}, {where['backend']}, {where['cores']} cores, "
-        f"{where['machine']}. Ratios are to the plain SGD step of the same model.",
+        f"{where['machine']}. Ratios are to the plain SGD step of the same model in "
+        "the same framework.",
         *(
             []
             if where["peer"]
@@ -335,6 +380,22 @@ def markdown(report: dict[str, Any]) -> str:
                     f"{low:.2f} to {high:.2f} | {w['ratio_median']:.2f} | "
                     f"{first:.2f} to {third:.2f} |"
                 )
+        cheaper = [
+            f"| {name} | {method} | {w['book_keeping_cheaper_by']:.2f} |"
+            for name, wall in timed.items()
+            for method, w in wall.items()
+            if isinstance(w, dict) and "book_keeping_cheaper_by" in w
+        ]
+        if cheaper:
+            lines += [
+                "",
+                "How much smaller book-keeping's ratio is than Opacus's, each to the "
+                "plain step of its own framework:",
+                "",
+                "| model | method | by |",
+                "| --- | --- | --- |",
+                *cheaper,
+            ]
         if where["peer"]:
             lines += ["", "| model | best peer | book-keeping is faster by |"]
             lines += ["| --- | --- | --- |"]
