@@ -208,6 +208,8 @@ class PrivacySpec:
       noise_schedule: one of `NOISE_SCHEDULES`, over epochs of 1 / sample rate steps.
       noise_decay: rho of the schedule: the factor of an epoch ('exponential'), of five
         ('stairs'), or the rate of 1 / (1 + rho epoch) ('inverse').
+      bands: b > 1 correlates the noise over b steps (`privacy.correlated_noise`) and
+        draws step t from part t mod b of the examples; 1: independent noise.
       sampler: one of `SAMPLERS`.
       accountant: one of `ACCOUNTANTS`.
       noise_seed: None takes 128 secret bits from the operating system; a number makes
@@ -230,6 +232,7 @@ class PrivacySpec:
     group_clip_norm: float = 0.0
     noise_schedule: str = "constant"
     noise_decay: float = 0.0
+    bands: int = 1
     sampler: str = "poisson"
     accountant: str = "pld"
     noise_seed: int | None = None
@@ -271,6 +274,7 @@ class PrivacySpec:
         _validate.one_of("privacy.sampler", self.sampler, SAMPLERS)
         self._check_group_size()
         self._check_noise_schedule()
+        self._check_bands()
         _validate.one_of("privacy.accountant", self.accountant, ACCOUNTANTS)
         wanted = _RELATION_OF.get(self.sampler, self.relation)
         if self.enabled and self.relation != wanted:
@@ -284,6 +288,23 @@ class PrivacySpec:
                 _validate.fail(
                     "privacy.noise_seed", self.noise_seed, "must be < 2**128", cure
                 )
+
+    def _check_bands(self):
+        cure = "1 is independent noise"
+        _validate.integer_at_least("privacy.bands", self.bands, 1, cure)
+        if self.bands == 1:
+            return
+        others = {
+            "privacy.sampler": self.sampler != "poisson" and self.sampler,
+            "privacy.group_size": self.group_size,
+            "privacy.noise_schedule": self.noise_schedule != "constant"
+            and self.noise_schedule,
+            "privacy.rule": self.rule == "quantile" and self.rule,
+        }
+        for field, value in others.items():
+            if value:
+                bound = f"does not go with privacy.bands={self.bands}"
+                _validate.fail(field, value, bound, "set privacy.bands=1")
 
     def _check_group_size(self):
         field = "privacy.group_size"

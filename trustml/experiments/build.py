@@ -21,6 +21,7 @@ from trustml.models import bag, bert, bilstm, cnn, hf, mlp, transformer
 from trustml.privacy import (
     accounting,
     clipping,
+    correlated_noise,
     edp_sgd,
     rules,
     sampling,
@@ -240,6 +241,8 @@ def sampler(
     if config.privacy.enabled and config.privacy.group_size:
         size = config.privacy.group_size
         make = functools.partial(edp_sgd.micro_batches, group_size=size)
+    if config.privacy.enabled and config.privacy.bands > 1:
+        make = functools.partial(sampling.cyclic_poisson, bands=config.privacy.bands)
     made = make(
         num_examples,
         config.train.batch_size,
@@ -268,9 +271,22 @@ def plan(
         noise_multiplier=spec.noise_multiplier,
         epsilon=spec.epsilon,
         noise_schedule=_noise_schedule(config, sampled),
+        strategy=_strategy(config),
         accountant=spec.accountant,
         params=params,
         cache_dir=_cache_dir(),
+    )
+
+
+def _strategy(config: specs.RunConfig) -> correlated_noise.Strategy | None:
+    """How noise is correlated over steps; what is best for the optimizer's momentum."""
+    if config.privacy.bands == 1:
+        return None
+    uses = config.optimizer.name == "momentum"
+    return correlated_noise.optimize(
+        config.train.steps,
+        config.privacy.bands,
+        momentum=config.optimizer.momentum if uses else 0.0,
     )
 
 
@@ -294,7 +310,8 @@ def check(config: specs.RunConfig, data: datasets.Dataset, task: Task) -> None:
     size = batches.size(data.train)
     sampled = sampler(config, size, num_devices, rng.root(config.privacy.noise_seed))
     if config.privacy.enabled:
-        plan(config, clipper(config, task.loss), sampled)
+        shapes = jax.eval_shape(task.init, jax.random.key(0))
+        plan(config, clipper(config, task.loss), sampled, shapes)
 
 
 def check_batch_sizes(config: specs.RunConfig, num_examples: int) -> None:
