@@ -59,6 +59,7 @@ WRONG = [
     ({"model__hidden": ("a",)}, ["model.hidden='a'", "an integer"]),
     ({"model__dropout": 1.0}, ["model.dropout=1.0", "below 1"]),
     ({"model__pooling": "sqrt"}, ["model.pooling='sqrt'", "'sqrtn'"]),
+    ({"model__wide": True}, ["model.wide=True", "'bag'", "model.name='bert'"]),
     ({"model__pooling": "cls"}, ["model.pooling='cls'", "'bag'", "mean, sqrtn"]),
     ({"model__compute_dtype": "float16"}, ["model.compute_dtype", "bfloat16"]),
     ({"model__checkpoint": "no/dir"}, ["model.checkpoint='no/dir'", "looked for /"]),

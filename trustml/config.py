@@ -37,7 +37,7 @@ DATASETS = (
 )
 VOCABULARIES = ("hashed", "train", "pretrained")
 MODELS = ("bag", "mlp", "cnn", "bilstm", "transformer", "bert")
-POOLINGS = ("mean", "sqrtn", "cls", "first_last")
+POOLINGS = ("mean", "sqrtn", "cls", "first_last", "all_layers")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "lamb", "lion", "adagrad", "rmsprop")
 SCHEDULES = ("constant", "cosine", "linear")
@@ -50,7 +50,7 @@ BACKENDS = ("shard_map", "pmap")
 
 _POOLINGS_OF = {
     "bag": ("mean", "sqrtn"),
-    "bert": ("mean", "cls", "first_last"),
+    "bert": ("mean", "cls", "first_last", "all_layers"),
     "transformer": ("mean", "cls"),
 }
 
@@ -123,8 +123,9 @@ class ModelSpec:
       channels: channels of the convolutions.
       bigrams: buckets of hashed word pairs ('bag'); 0 for single words only.
       pooling: one of `POOLINGS`, from tokens to text: 'mean', 'sqrtn' ('bag': the sum
-        over the square root of the length), 'cls' ('bert', 'transformer') or
-        'first_last' ('bert').
+        over the square root of the length), 'cls' ('bert', 'transformer'),
+        'first_last' or 'all_layers' ('bert').
+      wide: add a linear classifier of the word pieces to the head ('bert').
       dropout: probability of dropping a unit in training, in [0, 1).
       compute_dtype: of activations; parameters, norms, sums and noise are float32.
       checkpoint: directory in the Hugging Face layout ('bert').
@@ -140,6 +141,7 @@ class ModelSpec:
     channels: tuple[int, ...] = (16, 32)
     bigrams: int = 0
     pooling: str = "mean"
+    wide: bool = False
     dropout: float = 0.0
     compute_dtype: str = "float32"
     checkpoint: str = ""
@@ -164,6 +166,9 @@ class ModelSpec:
             bound = f"does not go with model.name={self.name!r}"
             cure = f"choose one of {', '.join(allowed)}"
             _validate.fail("model.pooling", self.pooling, bound, cure)
+        if self.wide and self.name != "bert":
+            bound = f"has no effect on model.name={self.name!r}"
+            _validate.fail("model.wide", True, bound, "set model.name='bert'")
         _validate.in_half_open_interval("model.dropout", self.dropout, 0, 1)
         if self.dropout and not self.hidden and self.name in ("mlp", "cnn"):
             bound = f"has no effect on model.name={self.name!r} without hidden layers"

@@ -139,7 +139,7 @@ def task(config: config_lib.RunConfig, data: datasets.Dataset) -> Task:
                 "model.name='bert', whose embeddings belong to its own tokenizer; set "
                 "data.vocabulary='pretrained'."
             )
-        return bert.classifier(_pretrained(config), classes, **shared)
+        return bert.classifier(_pretrained(config), classes, wide=spec.wide, **shared)
     return transformer.classifier(
         data.vocab_size,
         classes,
