@@ -147,12 +147,12 @@ def _wide(key=0, **options):
     return task, params | {"wide": {"embedding": table}}, example
 
 
-def test_wide_adds_the_words_rows_over_the_root_of_the_length():
+def test_wide_adds_the_rows_of_the_words_over_the_root_of_the_length():
     task, params, example = _wide()
     plain = bert.classifier(GOLDEN / "bert", 3)
     logits = np.array(jit(plain.predict)(params, example))
     for token in (3, 9, 2, 9):  # not the padding
-        logits += np.asarray(params["wide"]["embedding"])[token] / np.sqrt(4)
+        logits += 1.5 * np.asarray(params["wide"]["embedding"])[token] / np.sqrt(4)
     np.testing.assert_allclose(
         jit(task.predict)(params, example), jax.nn.log_softmax(logits), atol=1e-5
     )
