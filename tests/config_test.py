@@ -59,6 +59,33 @@ WRONG = [
     ({"model__hidden": ("a",)}, ["model.hidden='a'", "an integer"]),
     ({"model__dropout": 1.0}, ["model.dropout=1.0", "below 1"]),
     ({"model__pooling": "sqrt"}, ["model.pooling='sqrt'", "'sqrtn'"]),
+    ({"model__wide": True}, ["model.wide=True", "'bag'", "model.name='bert'"]),
+    ({"model__cache_features": True}, ["cache_features=True", "model.name='bert'"]),
+    (
+        {"model__name": "bert", "model__cache_features": True, "model__dropout": 0.1},
+        ["model.dropout=0.1", "cache_features", "set it to 0"],
+    ),
+    (
+        {"model__name": "bert", "model__cache_features": True},
+        ["privacy.trainable=()", "classifier/*"],
+    ),
+    (
+        {
+            "model__name": "bert",
+            "model__cache_features": True,
+            "privacy__trainable": ("classifier/*", "layer_5/*"),
+        },
+        ["layer_5", "trains the encoder"],
+    ),
+    ({"privacy__bands": 0}, ["privacy.bands=0", ">= 1"]),
+    (
+        {"privacy__bands": 4, "privacy__sampler": "shuffled"},
+        ["privacy.sampler='shuffled'", "bands=4"],
+    ),
+    (
+        {"privacy__bands": 4, "privacy__rule": "quantile"},
+        ["privacy.rule='quantile'", "set privacy.bands=1"],
+    ),
     ({"model__pooling": "cls"}, ["model.pooling='cls'", "'bag'", "mean, sqrtn"]),
     ({"model__compute_dtype": "float16"}, ["model.compute_dtype", "bfloat16"]),
     ({"model__checkpoint": "no/dir"}, ["model.checkpoint='no/dir'", "looked for /"]),

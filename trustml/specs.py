@@ -21,7 +21,7 @@ DATASETS = (
 )
 VOCABULARIES = ("hashed", "train", "pretrained")
 MODELS = ("bag", "mlp", "cnn", "bilstm", "transformer", "bert")
-POOLINGS = ("mean", "sqrtn", "cls", "first_last")
+POOLINGS = ("mean", "sqrtn", "cls", "first_last", "every_second", "all_layers")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "lamb", "lion", "adagrad", "rmsprop")
 SCHEDULES = ("constant", "cosine", "linear")
@@ -35,7 +35,7 @@ BACKENDS = ("shard_map", "pmap")
 
 _POOLINGS_OF = {
     "bag": ("mean", "sqrtn"),
-    "bert": ("mean", "cls", "first_last"),
+    "bert": ("mean", "cls", "first_last", "every_second", "all_layers"),
     "transformer": ("mean", "cls"),
 }
 
@@ -108,8 +108,11 @@ class ModelSpec:
       channels: channels of the convolutions.
       bigrams: buckets of hashed word pairs ('bag'); 0 for single words only.
       pooling: one of `POOLINGS`, from tokens to text: 'mean', 'sqrtn' ('bag': the sum
-        over the square root of the length), 'cls' ('bert', 'transformer') or
-        'first_last' ('bert').
+        over the square root of the length), 'cls' ('bert', 'transformer'),
+        'first_last', 'every_second' or 'all_layers' ('bert').
+      wide: add a linear classifier of the word pieces to the head ('bert').
+      cache_features: compute what a frozen encoder says of each text once, before
+        training ('bert'; only a head may then be trained).
       dropout: probability of dropping a unit in training, in [0, 1).
       compute_dtype: of activations; parameters, norms, sums and noise are float32.
       checkpoint: directory in the Hugging Face layout ('bert').
@@ -125,6 +128,8 @@ class ModelSpec:
     channels: tuple[int, ...] = (16, 32)
     bigrams: int = 0
     pooling: str = "mean"
+    wide: bool = False
+    cache_features: bool = False
     dropout: float = 0.0
     compute_dtype: str = "float32"
     checkpoint: str = ""
@@ -149,6 +154,13 @@ class ModelSpec:
             bound = f"does not go with model.name={self.name!r}"
             cure = f"choose one of {', '.join(allowed)}"
             _validate.fail("model.pooling", self.pooling, bound, cure)
+        for field in ("wide", "cache_features"):
+            if getattr(self, field) and self.name != "bert":
+                bound = f"has no effect on model.name={self.name!r}"
+                _validate.fail(f"model.{field}", True, bound, "set model.name='bert'")
+        if self.cache_features and self.dropout:
+            bound = "does not go with model.cache_features=True"
+            _validate.fail("model.dropout", self.dropout, bound, "set it to 0")
         _validate.in_half_open_interval("model.dropout", self.dropout, 0, 1)
         if self.dropout and not self.hidden and self.name in ("mlp", "cnn"):
             bound = f"has no effect on model.name={self.name!r} without hidden layers"
@@ -482,6 +494,8 @@ class RunConfig:
             _validate.fail("privacy.microbatch_size", chunk, bound, cure)
         if self.experiment == "compare":
             self._check_compare()
+        if self.model.cache_features:
+            self._check_cache()
         if self.experiment == "trust_report":
             self._check_trust_report()
         elif self.privacy.enabled:
@@ -502,6 +516,14 @@ class RunConfig:
             bound = "must be given, so that both have the same noise"
             cure = "set it and leave privacy.epsilon=None"
             _validate.fail("privacy.noise_multiplier", None, bound, cure)
+
+    def _check_cache(self):
+        chosen = self.privacy.trainable
+        heads = all(glob.startswith(("classifier", "wide")) for glob in chosen)
+        if not (chosen and heads):
+            bound = "trains the encoder, whose features model.cache_features=True keeps"
+            cure = "set it to ('classifier/*', 'wide/*'), or do not keep them"
+            _validate.fail("privacy.trainable", chosen, bound, cure)
 
     def _check_trust_report(self):
         cure = "set report.epsilons, the budgets that a trust_report compares"

@@ -1,10 +1,16 @@
 """From the config to the pieces of a run, where the config's sizes meet the data's."""
 
+import pathlib
+
+import jax
+import numpy as np
 import pytest
 
 from trustml import config as config_lib
 from trustml import rng, specs
+from trustml.data import datasets
 from trustml.experiments import build, train, trust_report
+from trustml.models import bert
 
 
 def make_config(path="", **changes) -> specs.RunConfig:
@@ -78,3 +84,38 @@ def test_one_sentence_for_all_batches_of_a_report(small, tmp_path):
     assert "lower train.batch_size and baseline.batch_size (" in str(error.value)
     few = {"train__batch_size": 32, "baseline__batch_size": 8}
     assert trust_report.run(make_config(small, **report, **few), tmp_path / "a")
+
+
+def test_a_frozen_encoder_reads_each_text_once(monkeypatch):
+    golden = pathlib.Path(__file__).parents[1] / "models/golden/bert"
+    draws = np.random.default_rng(0)
+
+    def split(n):
+        return {
+            "tokens": draws.integers(1, 20, (n, 6)).astype(np.int32),
+            "length": draws.integers(1, 7, n).astype(np.int32),
+            "label": np.zeros(n, np.int32),
+        }
+
+    splits = {"train": split(130), "valid": split(1), "test": split(64)}
+    data = datasets.load("digits")._replace(**splits)
+    changes = {
+        "data__vocabulary": "pretrained",
+        "model__name": "bert",
+        "model__checkpoint": str(golden),
+        "model__pooling": "every_second",
+        "privacy__trainable": ("classifier/*",),
+    }
+    assert build.encoded(make_config(**changes), data) is data
+    kept = build.encoded(make_config(**changes, model__cache_features=True), data)
+    encoder = bert.encoder(golden, pooling="every_second")
+    for name, size in (("train", 130), ("valid", 1), ("test", 64)):
+        columns = getattr(kept, name)
+        assert columns.keys() == {"tokens", "length", "label", bert.KEPT}
+        assert len(columns[bert.KEPT]) == size
+        last = {key: columns[key][-1] for key in ("tokens", "length")}
+        np.testing.assert_allclose(
+            columns[bert.KEPT][-1],
+            jax.jit(encoder.pooled)(encoder.params, last),
+            atol=1e-5,
+        )

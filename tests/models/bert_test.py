@@ -12,6 +12,7 @@ import pytest
 from safetensors import numpy as safetensors_numpy
 
 from trustml.models import bert, hf
+from trustml.privacy import clipping
 
 GOLDEN = pathlib.Path(__file__).resolve().parent / "golden"
 FAMILIES = ("bert", "roberta", "distilbert")
@@ -108,6 +109,106 @@ def test_first_last_classifier_has_a_head_twice_as_wide():
     assert params["classifier"]["kernel"].shape == (2 * width, 3)
     example = {"tokens": jnp.array([3, 9, 2, 0]), "length": jnp.int32(3)}
     assert jit(task.predict)(params, example).shape == (3,)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_layers_pooling_is_a_mean_of_length_one_for_every_depth(family):
+    golden = np.load(GOLDEN / family / "golden.npz")
+    encoder = bert.encoder(GOLDEN / family, pooling="all_layers")
+    _, pooled, _ = _run(encoder, golden)
+    depth, width = encoder.config.depth, encoder.config.width
+    assert pooled.shape[1] == bert.num_features(encoder.config, "all_layers")
+    parts = np.split(pooled, depth + 1, axis=1)
+    _, ends, _ = _run(bert.encoder(GOLDEN / family, pooling="first_last"), golden)
+    np.testing.assert_array_equal(ends, np.concatenate([parts[0], parts[-1]], axis=1))
+    # The state after i layers is the last state of an encoder of i layers.
+    for i, part in enumerate(parts):
+        short = bert.Network(encoder.config._replace(depth=i))
+        example = {
+            "tokens": jnp.asarray(golden["tokens"][0]),
+            "length": jnp.asarray(golden["lengths"][0]),
+        }
+        mean = short.apply({"params": encoder.params}, example, method="features")
+        assert mean.shape == (width,)
+        np.testing.assert_allclose(part[0], mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def _wide(key=0, **options):
+    """A task with a wide part, its parameters with a random table, an example."""
+    task = bert.classifier(GOLDEN / "bert", 3, wide=True, **options)
+    params = task.init(jax.random.key(key))
+    assert not params["wide"]["embedding"].any()
+    table = jax.random.normal(jax.random.key(1), params["wide"]["embedding"].shape)
+    example = {
+        "tokens": jnp.array([3, 9, 2, 9, 7, 5]),
+        "length": jnp.int32(4),
+        "label": jnp.int32(1),
+    }
+    return task, params | {"wide": {"embedding": table}}, example
+
+
+def test_wide_adds_the_rows_of_the_words_over_the_root_of_the_length():
+    task, params, example = _wide()
+    plain = bert.classifier(GOLDEN / "bert", 3)
+    logits = np.array(jit(plain.predict)(params, example))
+    for token in (3, 9, 2, 9):  # not the padding
+        logits += 1.5 * np.asarray(params["wide"]["embedding"])[token] / np.sqrt(4)
+    np.testing.assert_allclose(
+        jit(task.predict)(params, example), jax.nn.log_softmax(logits), atol=1e-5
+    )
+
+
+def test_wide_is_seen_through_embed_and_head():
+    task, params, example = _wide(pooling="all_layers")
+    embeddings = task.embed(params, example)
+    width = params["word"]["embedding"].shape[1]
+    assert embeddings.shape == (6, width + 3)
+    np.testing.assert_array_equal(
+        jit(lambda p, e: task.head(p, task.embed(p, e), e))(params, example),
+        jit(task.predict)(params, example),
+    )
+    slope = jit(jax.grad(lambda e: task.head(params, e, example)[1]))(embeddings)
+    assert np.abs(slope[:4, :width]).max() > 0
+    assert (np.abs(slope[:4, width:]) > 0).all()
+    assert (slope[4:] == 0).all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "every_second"])
+def test_features_kept_from_before_change_nothing(pooling):
+    task, params, example = _wide(pooling=pooling)
+    encoder = bert.encoder(GOLDEN / "bert", pooling=pooling)
+    features = jit(encoder.pooled)(encoder.params, example)
+    kept = example | {bert.KEPT: features}
+    grad = jit(jax.grad(lambda p, e: task.loss(p, e, jax.random.key(0))))
+    whole, fast = grad(params, example), grad(params, kept)
+    for name in ("classifier", "wide"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+            whole[name],
+            fast[name],
+        )
+    assert not any(x.any() for x in jax.tree.leaves(fast["layer_0"]))
+    other = kept | {bert.KEPT: 2 * features}
+    assert (jit(task.predict)(params, other) != jit(task.predict)(params, kept)).any()
+
+
+def test_a_private_wide_head_costs_one_forward_pass():
+    """No leaf is materialised, and nothing runs back through the frozen encoder."""
+    task, params, example = _wide(pooling="all_layers")
+    clipper = clipping.clipped_grad(
+        task.loss, l2_clip_norm=0.1, trainable=("classifier/*", "wide/*")
+    )
+    assert clipper.explain(params, example).materialized == 0
+    batch = jax.tree.map(lambda x: jnp.stack([x] * 4), example)
+    clipper.check(params, jax.tree.map(lambda x: x[:3], batch))
+
+    def products(fn, *args):
+        return str(jax.make_jaxpr(fn)(*args)).count("dot_general")
+
+    mask, key = jnp.ones(4, bool), jax.random.key(0)
+    private = products(clipper, params, batch, mask, key)
+    forward = products(jax.vmap(task.predict, (None, 0)), params, batch)
+    assert private < 1.5 * forward  # with a way back through the encoder over 2
 
 
 def test_classifier_is_a_linear_head_on_the_features():

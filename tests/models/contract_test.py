@@ -46,6 +46,9 @@ TASKS = {
     "bert": lambda dropout=0.0: bert.classifier(
         GOLDEN / "bert", CLASSES, remat=True, dropout=dropout
     ),
+    "bert_wide": lambda dropout=0.0: bert.classifier(
+        GOLDEN / "bert", CLASSES, pooling="all_layers", wide=True, dropout=dropout
+    ),
 }
 LENGTHS = np.array([0, 1, 3, T, T], np.int32)  # row 0 is the all-zeros dummy
 # Programs here are large and run once: compiling them well costs more than it gives.

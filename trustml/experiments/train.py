@@ -32,6 +32,8 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     data = build.dataset(config)
     build.check_batch_sizes(config, batches.size(data.train))
     task = build.task(config, data)
+    build.check(config, data, task)
+    data = build.encoded(config, data)
     name = run_name(config)
     trained = loop.fit(config, data, task, workdir, name=name)
     section, _ = describe.run_section(name, config, data, task, trained)

@@ -40,6 +40,7 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     sections, baseline, task, params = [], None, None, None
     for variant in variants(config):  # the last budget may be out of reach
         build.check(variant, data, build.task(variant, data))
+    data = build.encoded(config, data)
     for variant in variants(config):
         name, task = run_name(variant), build.task(variant, data)
         trained = loop.fit(variant, data, task, workdir / name, name=f"{name:>11}")

@@ -49,7 +49,11 @@ _ACTIVATIONS = {
 }
 
 
-POOLINGS = ("mean", "cls", "first_last")
+POOLINGS = ("mean", "cls", "first_last", "every_second", "all_layers")
+# The field of an example that holds features computed before; see `Encoder.pooled`.
+KEPT = "encoded"
+# Of the wide part, beside features of length about 2 to 3; 1 to 2 did alike.
+_WIDE_SCALE = 1.5
 
 
 class BertConfig(NamedTuple):
@@ -77,7 +81,7 @@ class Encoder(NamedTuple):
     hidden: Callable[[task_lib.Params, task_lib.Example], jax.Array]
     # (params, example) -> last hidden state, float32[T, D]
     pooled: Callable[[task_lib.Params, task_lib.Example], jax.Array]
-    # (params, example) -> features of the text, float32[D]
+    # (params, example) -> features of the text, float32[F]; see `num_features`
 
 
 class Layer(nn.Module):
@@ -120,6 +124,7 @@ class Network(nn.Module):
     dropout: float = 0.0
     compute_dtype: str = "float32"
     remat: bool = False
+    wide: bool = False
     train: bool = False
 
     def setup(self):
@@ -142,13 +147,27 @@ class Network(nn.Module):
         self.drop = nn.Dropout(self.dropout, deterministic=not self.train)
         if self.num_classes:
             self.classifier = nn.Dense(self.num_classes, kernel_init=normal)
+            if self.wide:
+                self.votes = nn.Embed(
+                    config.vocab_size,
+                    self.num_classes,
+                    embedding_init=nn.initializers.zeros_init(),
+                    name="wide",
+                )
 
     def embed(self, example):
-        """Word embedding of every token, float32[T, D]."""
-        return self.word(layers.tokens_and_mask(example, self.config.pad_token_id)[0])
+        """Word embedding of every token, float32[T, D], or [T, D + C] with `wide`."""
+        words, votes = self.look_up(example)
+        return words if votes is None else jnp.concatenate([words, votes], axis=-1)
+
+    def look_up(self, example):
+        """Word embeddings float32[T, D] and, with `wide`, votes float32[T, C]."""
+        tokens, _ = layers.tokens_and_mask(example, self.config.pad_token_id)
+        wide = self.num_classes and self.wide
+        return self.word(tokens), self.votes(tokens) if wide else None
 
     def hidden(self, embeddings, example):
-        """First (before any layer) and last hidden state, float32[T, D] each."""
+        """States before any layer and after each, depth + 1 times [T, D]."""
         config, length = self.config, embeddings.shape[0]
         if length > config.max_length:
             _validate.fail(
@@ -162,31 +181,44 @@ class Network(nn.Module):
         x = embeddings + self.position[start : start + length]
         if config.num_segments:
             x = x + self.segment[:1]
-        first = self.norm(x)
-        x = self.drop(first.astype(self.dtype))
+        states = [self.norm(x)]
+        x = self.drop(states[0].astype(self.dtype))
         for layer in self.layer:
             x = layer(x, mask)
-        return first, x.astype(jnp.float32)
+            states.append(x)
+        return states
 
     def pooled(self, embeddings, example):
-        """Features of the text, float32[D] or, with 'first_last', float32[2 D]."""
-        first, last = self.hidden(embeddings, example)
+        """Features of the text, float32[F]; see `num_features`."""
+        states = self.hidden(embeddings, example)
         if self.pooling == "cls":
-            return last[0]
+            return states[-1][0].astype(jnp.float32)
         _, mask = layers.tokens_and_mask(example)
         if self.pooling == "mean":
-            return layers.masked_mean(last, mask)
-        means = [layers.masked_mean(x, mask) for x in (first, last)]
-        return jnp.concatenate([_unit(x) for x in means])
+            return layers.masked_mean(states[-1], mask)
+        if self.pooling == "first_last":
+            states = [states[0], states[-1]]
+        if self.pooling == "every_second":
+            states = states[::2]
+        return jnp.concatenate([_unit(layers.masked_mean(x, mask)) for x in states])
 
     def head(self, embeddings, example):
         """Log-probabilities, float32[C]."""
-        x = self.drop(self.pooled(embeddings, example))
-        return jax.nn.log_softmax(self.classifier(x))
+        words, votes = jnp.split(embeddings, [self.config.width], axis=-1)
+        return self.log_probs(self.pooled(words, example), votes, example)
+
+    def log_probs(self, features, votes, example):
+        """Log-probabilities, float32[C], from features of the text and the votes."""
+        logits = self.classifier(self.drop(features))
+        if self.wide:
+            _, mask = layers.tokens_and_mask(example)
+            root = jnp.sqrt(jnp.sum(mask).astype(jnp.float32))
+            logits = logits + _WIDE_SCALE * root * layers.masked_mean(votes, mask)
+        return jax.nn.log_softmax(logits)
 
     def encode(self, example):
         """Last hidden state, float32[T, D]."""
-        return self.hidden(self.embed(example), example)[1]
+        return self.hidden(self.embed(example), example)[-1].astype(jnp.float32)
 
     def features(self, example):
         """Features of the text, float32[D]."""
@@ -194,11 +226,23 @@ class Network(nn.Module):
 
     def __call__(self, example):
         """Log-probabilities, float32[C]."""
-        return self.head(self.embed(example), example)
+        # Not head(embed): through the joined array a gradient with respect to the votes
+        # alone would run back through the encoder, at twice the cost.
+        words, votes = self.look_up(example)
+        if KEPT in example:
+            return self.log_probs(example[KEPT], votes, example)
+        return self.log_probs(self.pooled(words, example), votes, example)
 
 
 def _unit(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x)) + 1e-12)
+
+
+def num_features(config: BertConfig, pooling: str) -> int:
+    """F, the number of features of a text: D times the states pooled."""
+    depth = config.depth
+    states = {"first_last": 2, "every_second": depth // 2 + 1, "all_layers": depth + 1}
+    return config.width * states.get(pooling, 1)
 
 
 def read_config(directory: str | os.PathLike[str]) -> BertConfig:
@@ -373,7 +417,7 @@ def encoder(
 
     Args:
       directory: as for `load`.
-      pooling: 'mean' over the real tokens, 'cls' or 'first_last'; see `classifier`.
+      pooling: one of `POOLINGS`; see `classifier`.
       compute_dtype: 'float32' or 'bfloat16', of activations.
 
     Raises:
@@ -403,28 +447,42 @@ def classifier(
     dropout: float = 0.0,
     compute_dtype: str = "float32",
     remat: bool = False,
+    wide: bool = False,
 ) -> task_lib.Task:
     """A pretrained encoder with a fresh linear head, as a `Task`.
 
-    `init` reads the checkpoint, so no copy of it is kept; only the head depends on its
-    key. `embed` gives word embeddings, before positions and normalisation.
+        log softmax(W f + b + 1.5 sum_t table[x_t] / sqrt(T))    the last term if `wide`
+
+    `init` reads the checkpoint, so no copy of it is kept; only W depends on its key.
+    `embed` gives word embeddings, before positions and normalisation, and with `wide`
+    the C entries of the table beside them: float32[T, D + C]. `loss` and `predict` take
+    features that were computed before from the example's field `KEPT`, if it is there.
 
     Args:
       directory: as for `load`.
       num_classes: C.
       max_length: token slots of the examples, to be checked now; None checks nothing.
-      pooling: 'mean' over the real tokens; 'cls', the first token; or 'first_last': the
+      pooling: 'mean' over the real tokens; 'cls', the first token; 'first_last': the
         means of the states before and after all layers, each scaled to length 1, side
-        by side, which suits a head on a frozen encoder.
+        by side; 'all_layers': the same of the states before and after every layer;
+        'every_second': of every second one of these, from the first. The last
+        three suit a head on a frozen encoder: features of length 1 bound gradients,
+        and the noise of private training in the logits does not grow with their number.
       dropout: rate on embeddings, branches and features, in training only.
       compute_dtype: 'float32' or 'bfloat16', of activations; parameters and logits stay
         float32.
       remat: recompute layers in the backward pass.
+      wide: add a linear classifier of the word pieces, a table [vocab_size, C] that
+        starts at 0 ("wide and deep"): what single words tell of the class need not pass
+        through the encoder. Its parameters are `wide/*`, those of W and b
+        `classifier/*`.
 
     Raises:
       FileNotFoundError: as `load`.
       ValueError: as `load`; if a size or rate is out of range, a name unknown, or
         `max_length` exceeds the positions of the checkpoint.
+
+    References: https://arxiv.org/abs/1606.07792
     """
     config = read_config(directory)
     _validate.integer_at_least("model.num_classes", num_classes, 2)
@@ -444,21 +502,27 @@ def classifier(
         layers.dropout_rate("model.dropout", dropout),
         _validate.one_of("model.compute_dtype", compute_dtype, layers.DTYPES),
         _validate.boolean("model.remat", remat),
+        _validate.boolean("model.wide", wide),
     )
     _, forward, predict = layers.functions(
         module, layers.text_dummy(1), rngs=dropout > 0
     )
     embed, head = layers.embed_and_head(module)
     normal = nn.initializers.normal(0.02)
-    width = config.width * (2 if pooling == "first_last" else 1)
+    width = num_features(config, pooling)
 
     def init(key):
         _, params = load(directory)
         fresh = {
-            "kernel": normal(key, (width, num_classes), jnp.float32),
-            "bias": jnp.zeros(num_classes, jnp.float32),
+            "classifier": {
+                "kernel": normal(key, (width, num_classes), jnp.float32),
+                "bias": jnp.zeros(num_classes, jnp.float32),
+            }
         }
-        return jax.tree.map(jnp.asarray, params) | {"classifier": fresh}
+        if wide:
+            table = jnp.zeros((config.vocab_size, num_classes), jnp.float32)
+            fresh["wide"] = {"embedding": table}
+        return jax.tree.map(jnp.asarray, params) | fresh
 
     return task_lib.classification(
         init, predict, forward=forward, embed=embed, head=head
