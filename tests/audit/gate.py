@@ -1,7 +1,7 @@
 """The audit of our own trainer: canaries through sampler, clipper, loop and plan.
 
-A small model is trained by `loop.make_step` on 64 real examples and n canaries, each in
-or out by a coin; the released noisy means are what the audit reads.
+A small model is trained by `experiments.step.make_step` on 64 real examples and n
+canaries, each in or out by a coin; the released noisy means are what the audit reads.
 """
 
 import functools
@@ -15,7 +15,7 @@ from scipy import stats
 
 from trustml import parallel, rng
 from trustml.audit import canaries, lower_bounds, scores
-from trustml.experiments import loop
+from trustml.experiments import step as step_lib
 from trustml.models import mlp
 from trustml.privacy import accounting, clipping, plan, sampling
 
@@ -97,7 +97,7 @@ def make(
         noise_multiplier=noise_multiplier,
     )
     optimizer = canaries.recording(optax.sgd(0.1))
-    step = loop.make_step(
+    step = step_lib.make_step(
         clipper,
         made.mechanism,
         optimizer,
@@ -123,7 +123,7 @@ def make(
         noise_root = rng.Root(*rng.stream(root, "second")) if complement else root
         noise_state = made.mechanism.init(noise_root)
         norms = made.mechanism.clip_norms(noise_state)
-        state = loop.initial_state(params, optimizer, noise_state, None, norms)
+        state = step_lib.initial_state(params, optimizer, noise_state, None, norms)
         state = parallel.replicate(state, devices)
         rows_T = []
         for at in range(steps):
@@ -131,7 +131,7 @@ def make(
             if tracked:  # C_t, which a canary fills
                 (length,) = np.asarray(made.mechanism.clip_norms(state.noise)).tolist()
             for physical in sampler.physical(at):
-                rows = loop._rows(columns, physical, devices)
+                rows = step_lib.rows_of(columns, physical, devices)
                 state, _ = step(state, rows, np.bool_(physical.last))
             released = np.asarray(state.opt_state.released["canary"], np.float64)
             rows_T.append(released * made.expected_batch_size / length)

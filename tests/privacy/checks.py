@@ -26,7 +26,17 @@ from trustml import task as task_lib
 from trustml.audit import canaries
 from trustml.data import dataset
 from trustml.experiments import loop
-from trustml.privacy import accounting, clipping, noise, plan, quantile, sampling
+from trustml.experiments import step as step_lib
+from trustml.privacy import (
+    accounting,
+    clipping,
+    correlated_noise,
+    edp_sgd,
+    noise,
+    plan,
+    quantile,
+    sampling,
+)
 
 ADD = accounting.Relation.ADD_OR_REMOVE_ONE
 SPECIAL = accounting.Relation.REPLACE_SPECIAL
@@ -83,7 +93,7 @@ def trainer(
     optimizer = canaries.recording(optax.sgd(0.1))
     mechanism = made.mechanism if noise_multiplier else None
     step = jax.jit(
-        loop.make_step(
+        step_lib.make_step(
             clipper,
             mechanism,
             optimizer,
@@ -96,10 +106,10 @@ def trainer(
         )
     )
     noise_state = mechanism.init(rng.root(seed)) if mechanism else ()
-    state = loop.initial_state(params, optimizer, noise_state, None)
+    state = step_lib.initial_state(params, optimizer, noise_state, None)
 
     def release(state, physical):
-        rows = loop._rows(columns, physical, devices)
+        rows = step_lib.rows_of(columns, physical, devices)
         state, _ = step(state, rows, np.bool_(physical.last))
         return state, jax.tree.map(np.asarray, state.opt_state.released)
 
@@ -632,6 +642,97 @@ def audit(seed):
     assert found.variance_p > 1e-7, f"variance of canaries out: {found.variance_p:.1g}"
 
 
+def micro_batches(seed):
+    """eDP-SGD: what one example does to its micro-batch, and the event it pays with."""
+    size, norm = 4, 0.5
+    clipper = edp_sgd.clipped_grad(
+        lambda params, example, key: jnp.dot(params["w"], example["x"]),
+        l2_clip_norm=norm,
+        group_size=size,
+        rule="flat",
+    )
+    rows = np.random.default_rng(seed).normal(size=(400, size, 3)) * 10.0
+    rows[::2, :-1], rows[::2, -1] = 1.0, -1e4  # the worst: one against all others
+    params, key = {"w": jnp.zeros(3)}, jax.random.key(seed)
+
+    @jax.jit
+    @jax.vmap
+    def moved(x):
+        def closed(mask):
+            sums, _ = clipper({"w": params["w"]}, {"x": x}, mask, key)
+            return clipper.close(sums)[0]["w"]
+
+        every = jnp.ones(size, bool)
+        return jnp.linalg.norm(closed(every) - closed(every.at[-1].set(False)))
+
+    with jax.debug_key_reuse(False):
+        far = float(jnp.max(moved(jnp.asarray(rows, jnp.float32))))
+    promised = clipper.sensitivity(ADD)
+    assert far <= promised * (1 + 1e-4), f"moved by {far:.4g}, promised {promised:.4g}"
+    assert far >= 0.99 * promised, f"moved by {far:.4g} only of {promised:.4g}"
+    sampler = edp_sgd.micro_batches(
+        2000, 20, group_size=size, physical_batch_size=4, seed=seed
+    )
+    made = plan.make(
+        clipper,
+        sampler,
+        steps=100,
+        delta=DELTA,
+        relation=ADD,
+        noise_multiplier=1.5,
+        accountant="rdp",
+    )
+    direct = dp_accounting.rdp.RdpAccountant()
+    gaussian = dp_accounting.GaussianDpEvent(1.5 / 2)
+    direct.compose(dp_accounting.PoissonSampledDpEvent(0.01, gaussian), 100)
+    same = math.isclose(made.epsilon(), direct.get_epsilon(DELTA), rel_tol=1e-6)
+    assert same, "epsilon of eDP-SGD is not that of its event"
+    (physical,) = sampler.physical(seed)
+    drawn = np.sort(physical.indices[physical.mask])
+    assert np.array_equal(drawn, sampler.draw(seed)), "slots lose or repeat examples"
+
+
+def correlated(seed):
+    """BandMF: T Y is white noise of the promised scale; batches keep b steps apart."""
+    bands, width, z, clip = 3, 20_000, 1.5, 0.4
+    clipper = clipping.clipped_grad(silent, l2_clip_norm=clip)
+    params, strategy = {"w": jnp.zeros(width)}, correlated_noise.optimize(9, bands)
+    sampler = sampling.cyclic_poisson(
+        60, 6, bands=bands, physical_batch_size=8, seed=seed
+    )
+    made = plan.make(
+        clipper,
+        sampler,
+        steps=9,
+        delta=DELTA,
+        relation=ADD,
+        noise_multiplier=z,
+        accountant="rdp",
+        params=params,
+        strategy=strategy,
+    )
+    state, released = made.mechanism.init(rng.root(seed)), []
+    for _ in range(9):
+        noisy, state = made.mechanism.update(params, state)
+        released.append(np.asarray(noisy["w"], np.float64))
+    c = strategy.coefficients
+    white = [
+        sum(c[k] * released[t - k] for k in range(min(bands, t + 1))) for t in range(9)
+    ]
+    for z_t in white:
+        _assert_stddev(z_t, z * clip * math.sqrt(sum(x * x for x in c)))
+    between = np.corrcoef(np.stack(white))[np.triu_indices(9, 1)]
+    assert np.abs(between).max() < 6 / math.sqrt(width), "T Y is correlated"
+    for start in range(6):
+        near = np.concatenate([sampler.draw(start + k) for k in range(bands)])
+        assert len(set(near.tolist())) == len(near), "an example within b steps again"
+    direct = dp_accounting.rdp.RdpAccountant()
+    gaussian = dp_accounting.GaussianDpEvent(z)
+    direct.compose(dp_accounting.PoissonSampledDpEvent(0.3, gaussian), 3)
+    same = math.isclose(made.epsilon(), direct.get_epsilon(DELTA), rel_tol=1e-6)
+    assert same, "epsilon of BandMF is not that of its event"
+
+
 def secret_roots(seed):
     """128 bits of the OS: no word twice in 50 roots (chance 1 in 200,000)."""
     del seed
@@ -658,6 +759,8 @@ ALL = {
         sampler_law,
         resume,
         audit,
+        micro_batches,
+        correlated,
         secret_roots,
     )
 }

@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from trustml import parallel, rng
-from trustml.experiments import loop
+from trustml.experiments import loop, step
 from trustml.privacy import (
     accounting,
     clipping,
+    correlated_noise,
+    edp_sgd,
     noise,
     plan,
     quantile,
@@ -118,7 +120,7 @@ _KEPT = (
         "_, noise_state = mechanism.update(noisy, noise_state, within)",
     ),
 )  # fmt: skip
-_LOOP = "return jax.lax.fori_loop(0, trips, microbatch, start), ()"
+_LOOP = "sums, _, counts = jax.lax.fori_loop(0, trips, microbatch, start)"
 
 _UNCLIPPED = (
     "sums = bound.clipped_sum(trace.zeroed(out.leaves, bad), factors)",
@@ -151,16 +153,15 @@ TABLE: dict[str, Mutant] = {
     "noise added on every device, before their sum": mutant(
         "released_noise_on_two_devices",
         (
-            loop,
+            step,
             "make_step",
             (
                 *_KEPT,
                 (
                     _LOOP,
-                    "(sums, bits), counts = jax.lax.fori_loop(\n"
+                    "(sums, within), _, counts = jax.lax.fori_loop(\n"
                     "            0, trips, microbatch, start)\n"
-                    "        sums, _ = mechanism.update(sums, kept)\n"
-                    "        return ((sums, bits), counts), ()",
+                    "        sums = (mechanism.update(sums, kept)[0], within)",
                 ),
             ),
         ),
@@ -168,14 +169,15 @@ TABLE: dict[str, Mutant] = {
     "noise added to every microbatch": mutant(
         "released_noise audit",
         (
-            loop,
+            step,
             "make_step",
             (
                 *_KEPT,
                 (
-                    "bits = () if norms is None else quantile.within(info",
+                    "counts = jax.tree.map(jnp.add, counts, _count(info, one[1]))",
                     "new, _ = mechanism.update(new, kept)\n"
-                    "            bits = () if norms is None else quantile.within(info",
+                    "            counts = jax.tree.map(jnp.add, counts, "
+                    "_count(info, one[1]))",
                 ),
             ),
         ),
@@ -183,7 +185,7 @@ TABLE: dict[str, Mutant] = {
     "an empty batch gets no noise": mutant(
         "released_noise",
         (
-            loop,
+            step,
             "make_step",
             "            mean = jax.tree.map(",
             "            noisy = jax.tree.map(\n"
@@ -228,7 +230,7 @@ TABLE: dict[str, Mutant] = {
     "noise begins anew after a resume": mutant(
         "resume",
         (loop, "fit", 'state = found.state["state"]',
-         'state = found.state["state"]._replace(noise=noise_state)'),
+         'state = found.state["state"]._replace(noise=ready.state.noise)'),
     ),
     "batches begin anew after a resume": mutant(
         "resume",
@@ -251,7 +253,7 @@ TABLE: dict[str, Mutant] = {
     # --- norms and factors ----------------------------------------------------------
     "one leaf left out of the norm": mutant(
         "clipped_sum sensitivity",
-        (clipping._Limits, "factors", "self.in_groups(norm2_leaves)",
+        (clipping.Limits, "factors", "self.in_groups(norm2_leaves)",
          "self.in_groups([0 * norm2_leaves[0], *norm2_leaves[1:]])"),
     ),
     "the clip norm ignored": mutant(
@@ -261,7 +263,7 @@ TABLE: dict[str, Mutant] = {
     ),
     "one bias left unclipped": mutant(
         "clipped_sum sensitivity",
-        (clipping._Limits, "factors",
+        (clipping.Limits, "factors",
          "return [of_group[group] for group in self.groups.index], ~finite",
          "every = [of_group[group] for group in self.groups.index]\n"
          "    every[0] = jnp.where(finite & mask, 1.0, 0.0)\n"
@@ -274,18 +276,18 @@ TABLE: dict[str, Mutant] = {
     ),
     "the square of the norm used as the norm": mutant(
         "clipped_sum audit",
-        (clipping._Limits, "factors", "jnp.sqrt(jnp.where(finite, x, 0.0))",
+        (clipping.Limits, "factors", "jnp.sqrt(jnp.where(finite, x, 0.0))",
          "jnp.where(finite, x, 0.0)"),
     ),
     "every example clipped by the mean of the norms": mutant(
         "clipped_sum sensitivity",
-        (clipping._Limits, "factors", "factors = self.rule.weight(norms,",
+        (clipping.Limits, "factors", "factors = self.rule.weight(norms,",
          "norms = jnp.zeros_like(norms) + jnp.mean(norms)\n"
          "        factors = self.rule.weight(norms,"),
     ),
     "the mean over leaves in place of their sum": mutant(
         "clipped_sum sensitivity",
-        (clipping._Limits, "in_groups", "    return sums",
+        (clipping.Limits, "in_groups", "    return sums",
          "    return [x / len(per_leaf) for x in sums]"),
     ),
     "each layer clipped to the whole norm": mutant(
@@ -303,7 +305,7 @@ TABLE: dict[str, Mutant] = {
     "the mean clipped in place of its members": mutant(
         "clipped_sum released_sum sensitivity audit",
         (clipping, "_by_factors", (_UNCLIPPED,)),
-        (loop, "make_step",
+        (step, "make_step",
          "            updates, opt_state = optimizer",
          textwrap.indent(_SCALED.format("mean", "1.0", "l2_clip_norm"), " " * 8)
          + "            updates, opt_state = optimizer"),
@@ -333,16 +335,16 @@ TABLE: dict[str, Mutant] = {
     ),
     "zeros of padding trained on": mutant(
         "released_sum",
-        (loop, "make_step", "sums_fn(params, one[0], one[1], key,",
+        (step, "make_step", "sums_fn(params, one[0], one[1], key,",
          "sums_fn(params, one[0], one[1] | True, key,"),
     ),
     "an example with NaN is not dropped": mutant(
         "clipped_sum sensitivity",
         (clipping, "_finite_rows", "finite &= jnp.all(",
          "finite |= jnp.all("),
-        (clipping._Limits, "factors", "finite = jnp.isfinite(losses)",
+        (clipping.Limits, "factors", "finite = jnp.isfinite(losses)",
          "finite = jnp.isfinite(losses) | True"),
-        (clipping._Limits, "in_groups", "    return sums",
+        (clipping.Limits, "in_groups", "    return sums",
          "    return [jnp.where(jnp.isnan(x), 1.0, x) for x in sums]"),
     ),
     "bits of masked examples count": mutant(
@@ -353,21 +355,21 @@ TABLE: dict[str, Mutant] = {
     # --- division and accumulation --------------------------------------------------
     "divided by the realised batch size": mutant(
         "released_sum",
-        (loop, "make_step", "(s / expected_batch_size)",
+        (step, "make_step", "(s / expected_batch_size)",
          "(s / jnp.maximum(counts.examples, 1.0))"),
     ),
     "divided by the physical batch size": mutant(
         "released_sum audit",
-        (loop, "make_step", "(s / expected_batch_size)",
+        (step, "make_step", "(s / expected_batch_size)",
          "(s / (rows[1].shape[-1] * 1.0))"),
     ),
     "sums of a step begun count again in the next": mutant(
         "released_sum",
-        (loop, "make_step", "partial, none = zeros", "partial, none = sums, zeros[1]"),
+        (step, "make_step", "partial, none = zeros", "partial, none = sums, zeros[1]"),
     ),
     "only the first buffers of a large draw are used": mutant(
         "released_sum",
-        (loop, "make_step", "sums = jax.tree.map(jnp.add, state.partial, sums)",
+        (step, "make_step", "sums = jax.tree.map(jnp.add, state.partial, sums)",
          "sums = jax.tree.map(lambda a, b: b + 0 * a, state.partial, sums)"),
     ),
     "the mean over devices in place of their sum": mutant(
@@ -394,8 +396,8 @@ TABLE: dict[str, Mutant] = {
     ),
     "q of the physical batch": mutant(
         "events",
-        (sampling, "poisson", "PoissonSampledDpEvent(rate, gaussian)",
-         "PoissonSampledDpEvent(physical_batch_size / size, gaussian)"),
+        (sampling, "poisson", "_poisson_event(rate, z, steps)",
+         "_poisson_event(physical_batch_size / size, z, steps)"),
     ),
     "Poisson's event for shuffled batches": mutant(
         "events",
@@ -406,8 +408,8 @@ TABLE: dict[str, Mutant] = {
     ),
     "epochs counted for steps": mutant(
         "events",
-        (sampling, "poisson", "SelfComposedDpEvent(sampled, steps)",
-         "SelfComposedDpEvent(sampled, max(1, int(steps * rate)))"),
+        (sampling, "poisson", "_poisson_event(rate, z, steps)",
+         "_poisson_event(rate, z, max(1, int(steps * rate)))"),
     ),
     "epsilon of another delta": mutant(
         "events",
@@ -450,12 +452,12 @@ TABLE: dict[str, Mutant] = {
     # --- sampling -------------------------------------------------------------------
     "the same batch at every step": mutant(
         "sampler_law",
-        (sampling, "_generator", "[0, 0, step, _STREAMS[name]]",
+        (sampling, "generator", "[0, 0, step, _STREAMS[name]]",
          "[0, 0, 0 * step, _STREAMS[name]]"),
     ),
     "batches of one size under Poisson's event": mutant(
         "sampler_law",
-        (sampling, "poisson", "int(generator.binomial(size, rate))",
+        (sampling, "_coins", "int(generator.binomial(size, rate))",
          "round(size * rate)"),
     ),
     "drawn with replacement": mutant(
@@ -470,13 +472,51 @@ TABLE: dict[str, Mutant] = {
     ),
     "one permutation for all epochs": mutant(
         "sampler_law",
-        (sampling, "_sampler", "_generator(seed, name, epoch).permutation(size)",
-         "_generator(seed, name, 0).permutation(size)"),
+        (sampling, "shuffled", 'random("shuffled", epoch).permutation(size)',
+         'random("shuffled", 0).permutation(size)'),
     ),
     "examples drawn at twice the rate that is told": mutant(
         "sampler_law",
-        (sampling, "poisson", "int(generator.binomial(size, rate))",
+        (sampling, "_coins", "int(generator.binomial(size, rate))",
          "int(generator.binomial(size, min(1.0, 2 * rate)))"),
+    ),
+    # --- micro-batches clipped as one -----------------------------------------------
+    "the micro-batch's sensitivity forgotten": mutant(
+        "micro_batches",
+        (edp_sgd.MicroBatchGrad, "sensitivity", "2.0 * self.l2_clip_norm",
+         "1.0 * self.l2_clip_norm"),
+    ),
+    "the micro-batch's sensitivity shared by its members": mutant(
+        "micro_batches",
+        (edp_sgd.MicroBatchGrad, "sensitivity", "2.0 * self.l2_clip_norm",
+         "2.0 * self.l2_clip_norm / self.group_size"),
+    ),
+    "a micro-batch's mean not clipped": mutant(
+        "micro_batches", (edp_sgd, "clipped_grad", "c[0] * g", "1.0 * g")
+    ),
+    "crowded micro-batches lose members": mutant(
+        "micro_batches",
+        (edp_sgd, "micro_batches", "[slot == j][:most]", "[slot == j][:size // 2]"),
+    ),
+    # --- noise correlated over steps ------------------------------------------------
+    "the columns of the strategy taken for length 1": mutant(
+        "correlated",
+        (plan, "make", "stddev=z * norm * banded.column_norm", "stddev=z * norm"),
+    ),
+    "the noise of one step before is lost": mutant(
+        "correlated",
+        (correlated_noise, "banded", "noisy = jax.tree.map(jnp.add, sums, fresh)",
+         "noisy = jax.tree.map(jnp.add, sums, noise.add(sums, key, scale))"),
+    ),
+    "parts drawn anew at every step": mutant(
+        "correlated",
+        (sampling, "cyclic_poisson", "parts()[step % bands]",
+         "np.flatnonzero(random('parts', step).integers(0, bands, size) == 0)"),
+    ),
+    "BandMF pays for independent batches": mutant(
+        "correlated",
+        (sampling, "cyclic_poisson", "_poisson_event(rate, z, -(-steps // bands))",
+         "_poisson_event(rate / bands, z, -(-steps // bands))"),
     ),
     "sampling seeds of a fixed integer": mutant(
         "secret_roots",
