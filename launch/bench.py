@@ -147,9 +147,9 @@ def steps(task: task_lib.Task, size: int, config) -> dict[str, Step]:
         return step
 
     found = {PLAIN: plain, "book_keeping": ours("book_keeping"), "vmap": ours("vmap")}
-    small = config.microbatch_size
-    if small < size:
-        found[f"vmap@{small}"] = ours("vmap", small)
+    for small in (1, config.microbatch_size):  # 1: a loop over the examples
+        if small < size:
+            found[f"vmap@{small}"] = ours("vmap", small)
     if not has_peer():
         return found
 

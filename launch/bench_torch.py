@@ -9,6 +9,7 @@ built of layers that Opacus supports.
     non_private   the plain SGD step
     ghost         norms first, then a second backward pass of the reweighted loss
     hooks         a gradient of every example
+    loop          one example after the other, without Opacus
 
 Noise is left out, as in the bench.
 """
@@ -136,7 +137,28 @@ def steps(spec, l2_clip_norm=1.0, rate=0.1):
 
         return step
 
-    return {"non_private": plain(), "ghost": ghost(), "hooks": hooks()}
+    def loop():
+        model, inputs, labels = build(spec)
+        params = list(model.parameters())
+        optimizer = torch.optim.SGD(params, rate)
+
+        def step():
+            sums = [torch.zeros_like(p) for p in params]
+            for row in range(size):
+                optimizer.zero_grad()
+                loss(model(inputs[row : row + 1]), labels[row : row + 1]).backward()
+                norm = torch.nn.utils.get_total_norm([p.grad for p in params])
+                factor = l2_clip_norm / torch.clamp(norm, min=l2_clip_norm)
+                for p, s in zip(params, sums, strict=True):
+                    s.add_(p.grad, alpha=float(factor))
+            for p, s in zip(params, sums, strict=True):
+                p.grad = s / size
+            optimizer.step()
+
+        return step
+
+    made = {"non_private": plain, "ghost": ghost, "hooks": hooks, "loop": loop}
+    return {name: make() for name, make in made.items()}
 
 
 def main():
