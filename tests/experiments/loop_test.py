@@ -98,9 +98,10 @@ def assert_close(got, want, atol):
         np.testing.assert_allclose(x, y, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("bands", [1, 2])
 @pytest.mark.parametrize("with_nan", [False, True], ids=["finite", "one row is NaN"])
-def test_equals_dp_sgd_by_hand(tmp_path, with_nan):
-    data, config = make_data(with_nan), make_config()
+def test_equals_dp_sgd_by_hand(tmp_path, with_nan, bands):
+    data, config = make_data(with_nan), make_config(privacy__bands=bands)
     trained = fit(config, data, MLP, tmp_path)
     params = start(config, MLP)
     want, bad = by_hand(config, data, MLP, trained.plan, params)
@@ -108,6 +109,7 @@ def test_equals_dp_sgd_by_hand(tmp_path, with_nan):
     moved = optax.tree.norm(optax.tree.sub(want, params))
     assert moved > 0.05, "a comparison at 1e-6 needs something that moved"
     assert (bad > 0) == with_nan
+    assert trained.plan.sampler.bands == bands
     assert trained.rows[-1]["nonprivate/nonfinite"] == bad
     assert trained.rows[-1]["step"] == config.train.steps
 
