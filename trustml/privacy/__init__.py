@@ -18,5 +18,6 @@ Example::
     noisy, state = made.mechanism.update(sums, state)
     mean = jax.tree.map(lambda s: s / made.expected_batch_size, noisy)
 
+A user with many examples as the unit of privacy: `users`.
 How the clipped sum costs little more than an ordinary gradient: `factored`.
 """

@@ -305,7 +305,14 @@ def _group_size(clipper: Any) -> float:
 
 
 def _check_pair(clipper: Any, sampler: sampling.Sampler) -> None:
-    """Micro-batches are safe with slots drawn independently, and only then."""
+    """Both have one unit; micro-batches go with independently drawn slots alone."""
+    if clipper.privacy_unit != sampler.privacy_unit:
+        _validate.fail(
+            "sampler.privacy_unit",
+            sampler.privacy_unit,
+            f"does not fit a clipper whose unit is the {clipper.privacy_unit}",
+            "for users join users.clipped_grad with users.sampler",
+        )
     grouped = _group_size(clipper) != 1
     if grouped != (sampler.group_size is not None):
         field = "clipper" if grouped else "sampler"
@@ -470,6 +477,8 @@ def _explain(
             f"at level {balls_in_bins.LEVEL:g} over the accountant's own draws. "
             f"By PLD: {by('pld')}."
         )
+    units = f"{clipper.privacy_unit}s"
+    of_units = "" if units == "examples" else f" {units}"
     within = f" within one of {sampler.bands} parts" if sampler.bands > 1 else ""
     lines = [
         f"Promise: ({made.epsilon():.4g}, {made.delta:g})-differential privacy for "
@@ -479,7 +488,8 @@ def _explain(
         f"{made.noise_stddev():.6g} on the sum of gradients clipped to {norm:g} by "
         f"rule {_rule_name(clipper.rule)!r} (sensitivity {made.sensitivity:g}).",
         f"Batches: {sampler.name}, sample rate {sampler.sample_rate:.6g}{within}, "
-        f"expected batch size {made.expected_batch_size:g}, a public constant.",
+        f"expected batch size {made.expected_batch_size:g}{of_units}, a public "
+        "constant.",
         f"Event: {accounting.describe(made.event())}.",
         f"Sampling seed: {_secrecy(sampler.secret)}. Noise is as secret as the root "
         "given to mechanism.init; a seeded root is reproducible, not secret.",
@@ -500,7 +510,7 @@ def _explain(
         )
     if sampler.rate_from_data and relation == "ADD_OR_REMOVE_ONE":
         lines.append(
-            "NOTE: the sample rate was computed from the number of examples, which "
+            f"NOTE: the sample rate was computed from the number of {units}, which "
             "ADD_OR_REMOVE_ONE keeps private; this plan treats that number as public. "
             "Pass sample_rate as a constant to avoid it."
         )

@@ -109,6 +109,7 @@ class Sampler(NamedTuple):
         else None.
       bands: b, where an example's steps lie b or more apart by a public pattern, which
         is what noise correlated over b steps needs; 1 where any step may follow.
+      privacy_unit: what an id names, 'example' or 'user' (`trustml.privacy.users`).
     """
 
     name: str
@@ -127,6 +128,7 @@ class Sampler(NamedTuple):
     per_epoch: int | None = None
     group_size: int | None = None
     bands: int = 1
+    privacy_unit: str = "example"
 
 
 def poisson(
