@@ -140,7 +140,9 @@ def test_rounded_neighbours_are_as_near_as_accounted_and_no_nearer():
         step /= np.linalg.norm(step)
         base = grid.spacing * (generator.integers(-9, 9, size) + 0.5)
         base = np.float32(base - np.sign(step) * grid.spacing * 1e-3)
-        moved = rounded(np.float32(base + step), grid) - rounded(base, grid)
+        near = rounded(base, grid)
+        assert np.abs(near - base / grid.spacing).max() <= 0.5
+        moved = rounded(np.float32(base + step), grid) - near
         worst = max(worst, np.linalg.norm(moved) / grid.sensitivity)
         assert np.all(moved == np.rint(moved))
     assert 0.9 < worst <= 1 + 1e-6
@@ -342,7 +344,10 @@ def test_a_plan_on_a_grid_costs_a_four_thousandth_more():
     grid = discrete_gaussian.grid(1.5 * 0.5, 0.5, 620)
     part = dp_accounting.PoissonSampledDpEvent(0.1, Event(grid.noise_multiplier))
     assert made.event() == dp_accounting.SelfComposedDpEvent(part, 20)
-    assert made.noise_stddev() == grid.noise_stddev
+    coarse = make(noise_multiplier=1.501, grid_bits=1)
+    spacing = discrete_gaussian.grid(1.0, 0.5, 620, bits=1).spacing
+    assert 1.501 * 0.5 < coarse.noise_stddev() < 1.501 * 0.5 + spacing
+    assert (coarse.noise_stddev() / spacing).is_integer()
     sums = {"w": jnp.zeros((30, 20)), "b": jnp.zeros(20)}
     noisy, _ = made.mechanism.update(sums, made.mechanism.init(rng.root(0)))
     drawn = np.concatenate([np.ravel(x) for x in jax.tree.leaves(noisy)])

@@ -13,7 +13,7 @@ updates, in real arithmetic, as long as noise and sampling seeds stay secret. No
 covered:
   - floating-point sampling of a continuous law: a float32 normal takes about 2**23
     values within [-5.42, 5.22]; precision attacks (https://arxiv.org/abs/2112.05307)
-    exploit that;
+    exploit that, and `discrete_gaussian` is for those who mind;
   - the order of summation, and timing;
   - whatever is reported under `nonprivate/`;
   - hyper-parameter search, unless it is accounted (https://arxiv.org/abs/2110.03620).

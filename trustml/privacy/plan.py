@@ -310,8 +310,6 @@ def make(
     }
     if banded is not None:
         identity["strategy"] = list(banded.coefficients)
-    if grid_bits is not None:
-        identity["grid_bits"] = grid_bits
     made = Plan(
         noise_multiplier=z,
         noise_stddev=noise_stddev,
