@@ -131,6 +131,22 @@ WRONG = [
     ({"privacy__sampler": "poison"}, ["privacy.sampler='poison'", "'poisson'"]),
     ({"privacy__sampler": "fixed_size"}, ["privacy.relation=", "'replace_one'"]),
     ({"privacy__sampler": "shuffled"}, ["privacy.relation=", "'replace_special'"]),
+    (
+        {"privacy__sampler": "truncated_poisson"},
+        ["privacy.relation='add_or_remove_one'", "='replace_special'"],
+    ),
+    (
+        {"privacy__sampler": "balls_in_bins", "privacy__relation": "replace_one"},
+        ["privacy.relation='replace_one'", "set privacy.relation='add_or_remove_one'"],
+    ),
+    (
+        {
+            "privacy__sampler": "balls_in_bins",
+            "privacy__noise_schedule": "stairs",
+            "privacy__noise_decay": 0.5,
+        },
+        ["privacy.noise_schedule='stairs'", "privacy.sampler='balls_in_bins'"],
+    ),
     ({"privacy__accountant": "plt"}, ["privacy.accountant='plt'", "'pld'"]),
     ({"privacy__noise_seed": -1}, ["privacy.noise_seed=-1", ">= 0"]),
     ({"privacy__noise_seed": 2**128}, ["privacy.noise_seed=", "2**128"]),
@@ -182,6 +198,8 @@ def test_wrong_configs_get_one_sentence(changes, parts):
     [
         {"privacy__sampler": "fixed_size", "privacy__relation": "replace_one"},
         {"privacy__sampler": "shuffled", "privacy__relation": "replace_special"},
+        {"privacy__sampler": "truncated_poisson", "privacy__relation": "replace_one"},
+        {"privacy__sampler": "balls_in_bins", "privacy__accountant": "monte_carlo"},
         {"privacy__epsilon": None, "privacy__noise_multiplier": 1.1},
         {"privacy__epsilon": None, "privacy__enabled": False},
         {"privacy__noise_seed": 2**128 - 1},

@@ -28,9 +28,9 @@ SCHEDULES = ("constant", "cosine", "linear")
 RELATIONS = ("add_or_remove_one", "replace_one", "replace_special")
 RULES = ("flat", "per_layer", "automatic", "psac", "quantile")
 METHODS = ("auto", "book_keeping", "ghost", "vmap")
-SAMPLERS = ("poisson", "fixed_size", "shuffled")
+SAMPLERS = ("poisson", "fixed_size", "shuffled", "truncated_poisson", "balls_in_bins")
 NOISE_SCHEDULES = ("constant", "exponential", "inverse", "stairs")
-ACCOUNTANTS = ("pld", "rdp")
+ACCOUNTANTS = ("pld", "rdp", "monte_carlo")
 BACKENDS = ("shard_map", "pmap")
 
 _POOLINGS_OF = {
@@ -39,8 +39,13 @@ _POOLINGS_OF = {
     "transformer": ("mean", "cls"),
 }
 
-# The one relation under which the sampler's event is known; None: any.
-_RELATION_OF = {"fixed_size": "replace_one", "shuffled": "replace_special"}
+# The relations under which a sampler's event is known; any where it is not listed.
+_RELATIONS_OF = {
+    "fixed_size": ("replace_one",),
+    "shuffled": ("replace_special",),
+    "truncated_poisson": ("replace_special", "replace_one"),
+    "balls_in_bins": ("add_or_remove_one", "replace_special"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -223,7 +228,7 @@ class PrivacySpec:
       bands: b > 1 correlates the noise over b steps (`privacy.correlated_noise`) and
         draws step t from part t mod b of the examples; 1: independent noise.
       sampler: one of `SAMPLERS`.
-      accountant: one of `ACCOUNTANTS`.
+      accountant: one of `ACCOUNTANTS`; 'monte_carlo' goes with 'balls_in_bins' alone.
       noise_seed: None takes 128 secret bits from the operating system; a number makes
         the run reproducible and its noise NOT secret.
       trainable: globs of parameter paths to train; empty = all.
@@ -288,10 +293,10 @@ class PrivacySpec:
         self._check_noise_schedule()
         self._check_bands()
         _validate.one_of("privacy.accountant", self.accountant, ACCOUNTANTS)
-        wanted = _RELATION_OF.get(self.sampler, self.relation)
-        if self.enabled and self.relation != wanted:
+        known = _RELATIONS_OF.get(self.sampler, RELATIONS)
+        if self.enabled and self.relation not in known:
             bound = f"does not go with privacy.sampler={self.sampler!r}"
-            cure = f"set privacy.relation={wanted!r} or privacy.sampler='poisson'"
+            cure = f"set privacy.relation={known[0]!r} or privacy.sampler='poisson'"
             _validate.fail("privacy.relation", self.relation, bound, cure)
         if self.noise_seed is not None:
             cure = "None takes secret bits from the operating system"
@@ -344,8 +349,8 @@ class PrivacySpec:
         _validate.positive(field, rho, "0.9 is usual")
         if rho > 1 and self.noise_schedule != "inverse":
             _validate.fail(field, rho, "must be at most 1", "noise decays")
-        if self.sampler == "shuffled":
-            bound = "does not go with privacy.sampler='shuffled'"
+        if self.sampler in ("shuffled", "balls_in_bins"):
+            bound = f"does not go with privacy.sampler={self.sampler!r}"
             field = "privacy.noise_schedule"
             _validate.fail(field, self.noise_schedule, bound, "use 'poisson'")
 
@@ -356,7 +361,7 @@ class TrainSpec:
 
     Attributes:
       steps: number of updates.
-      batch_size: examples per update: expected ('poisson') or exact.
+      batch_size: examples per update: exact ('fixed_size', 'shuffled') or expected.
       physical_batch_size: examples on the devices at once, at most `batch_size`, to
         which a larger number shrinks; 0 = about a quarter of `batch_size`.
       eval_every: steps between evaluations; 0 = only at the end.

@@ -53,6 +53,31 @@ def test_slots_of_a_device(physical, batch, devices, slots):
     assert physical.indices.shape[::2] == (devices, slots)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "relation", "accountant"),
+    [
+        ("poisson", "add_or_remove_one", "rdp"),
+        ("fixed_size", "replace_one", "rdp"),
+        ("shuffled", "replace_special", "rdp"),
+        ("truncated_poisson", "replace_special", "pld"),
+        ("balls_in_bins", "add_or_remove_one", "monte_carlo"),
+    ],
+)
+def test_every_sampler_of_a_config_gives_a_plan(sampler, relation, accountant):
+    run = make_config(
+        privacy__sampler=sampler,
+        privacy__relation=relation,
+        privacy__accountant=accountant,
+        privacy__delta=1e-3,
+        privacy__epsilon=None,
+        privacy__noise_multiplier=1.5,
+    )
+    clipper = build.clipper(run, lambda params, example, key: params)
+    sampled = build.sampler(run, 4096, 1, rng.root(0))
+    assert sampled.name == sampler
+    assert 0 < build.plan(run, clipper, sampled).epsilon() < 10
+
+
 @pytest.fixture
 def small(tmp_path):
     """A file of one's own, with fewer rows than a config's batch."""

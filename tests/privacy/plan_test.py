@@ -425,6 +425,8 @@ def test_the_digest_names_the_guarantee_and_nothing_else():
     class Users(Clipper):
         privacy_unit = "user"
 
+    of_users = sampler_of()._replace(privacy_unit="user")
+
     changed = [
         make(noise_multiplier=2.1),
         make(delta=2e-5),
@@ -440,7 +442,7 @@ def test_the_digest_names_the_guarantee_and_nothing_else():
         make(clipper=Clipper(rule=math.tanh)),
         make(clipper=Clipper(factors=(2, 2, 2))),
         make(clipper=Frozen()),
-        make(clipper=Users()),
+        make(clipper=Users(), sampler=of_users),
         make(
             sampler=sampling.poisson(
                 10_000, 100, sample_rate=0.011, physical_batch_size=7, seed=0

@@ -254,6 +254,36 @@ def test_step_a_million_is_reached_at_once(name):
     assert min(seconds) <= 0.010
 
 
+@pytest.mark.parametrize("name", ALL)
+def test_a_late_step_draws_for_its_own_step_or_epoch_alone(name, monkeypatch):
+    asked, generator = [], sampling.generator
+
+    def counted(seed, stream, number):
+        asked.append((stream, number))
+        return generator(seed, stream, number)
+
+    monkeypatch.setattr(sampling, "generator", counted)
+    sampler = ALL[name](1000, 250, physical_batch_size=50, seed=1)
+    sampler.physical(10**6)
+    if name == "cyclic_poisson":  # the partition is one throw for the whole run
+        assert asked.pop(0) == ("parts", 0)
+    epochs = {"shuffled", "balls_in_bins"}
+    assert asked == [
+        (name.removeprefix("cyclic_"), 10**6 // (4 if name in epochs else 1))
+    ]
+
+
+def test_without_a_public_number_of_bins_the_mean_batch_is_taken_from_the_data():
+    found = sampling.balls_in_bins(1000, 240, physical_batch_size=50)
+    assert found.rate_from_data and found.per_epoch == 4
+    assert found.expected_batch_size == 250
+    # One example more or less changes nothing that is divided by.
+    for size in (1000, 1001):
+        given = sampling.balls_in_bins(size, 240, bins=4, physical_batch_size=50)
+        assert not given.rate_from_data and given.per_epoch == 4
+        assert given.expected_batch_size == 240
+
+
 # --- physical batches --------------------------------------------------------------
 
 

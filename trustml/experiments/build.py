@@ -276,6 +276,8 @@ def sampler(
         "poisson": sampling.poisson,
         "fixed_size": sampling.fixed_size,
         "shuffled": sampling.shuffled,
+        "truncated_poisson": sampling.truncated_poisson,
+        "balls_in_bins": sampling.balls_in_bins,
     }[config.privacy.sampler]
     if config.privacy.enabled and config.privacy.group_size:
         size = config.privacy.group_size

@@ -18,5 +18,7 @@ Example::
     noisy, state = made.mechanism.update(sums, state)
     mean = jax.tree.map(lambda s: s / made.expected_batch_size, noisy)
 
+A user with many examples as the unit of privacy: `users`. Noise that is drawn exactly,
+on a grid: `discrete_gaussian`.
 How the clipped sum costs little more than an ordinary gradient: `factored`.
 """

@@ -19,6 +19,8 @@ form of Gaussian DP, is the test of both.
 | SampledWithoutReplacement(Gaussian) | replace-one | yes, own | yes |
 | TruncatedSubsampledGaussian | any (its N is public) | yes | no |
 | BallsInBins(Gaussian) | not replace-one | Monte Carlo, own | no |
+| DiscreteGaussian | any | no | yes |
+| PoissonSampled(DiscreteGaussian) | add/remove, special | no | yes, whole orders |
 
 Monte Carlo: an upper confidence limit at level 0.99 over the accountant's own draws,
 never the mean (`trustml.privacy.balls_in_bins`); for epochs of one noise.
@@ -64,7 +66,7 @@ from dp_accounting.pld import pld_pmf, privacy_loss_mechanism
 from scipy import special
 
 from trustml import _validate
-from trustml.privacy import balls_in_bins
+from trustml.privacy import balls_in_bins, discrete_gaussian
 
 Event = dp_accounting.DpEvent
 Relation = dp_accounting.NeighboringRelation
@@ -76,7 +78,10 @@ VERSION = f"1/dp-accounting-{importlib.metadata.version('dp-accounting')}"
 
 _TRUNCATED = dp_accounting.TruncatedSubsampledGaussianDpEvent
 _IN_BINS = balls_in_bins.BallsInBinsDpEvent
+_DISCRETE = discrete_gaussian.DiscreteGaussianDpEvent
 _RELATIONS = {member.name.lower(): member for member in Relation}
+# Discrete noise on a sample has the moments of a Gaussian at whole orders only.
+_WHOLE_ORDERS = [*range(2, 257), *range(320, 1025, 64), 1536, 2048]
 _ROUGH_ORDERS = [*range(2, 13), 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128, 256, 1024]
 
 
@@ -133,6 +138,8 @@ def unsupported(event: Event, relation: Relation, accountant: str) -> str | None
     if any(in_bins) and relation is Relation.REPLACE_ONE:
         return "balls in bins have no bound under REPLACE_ONE"
     for part, _ in parts:
+        if _is_discrete(part) and accountant != "rdp":
+            return "discrete Gaussian noise has no bound but by RDP"
         without_replacement = isinstance(
             part, dp_accounting.SampledWithoutReplacementDpEvent
         )
@@ -176,6 +183,7 @@ def rough_epsilon(event: Event, delta: float, relation: Relation) -> float:
     """
     accountant = rdp.RdpAccountant(_ROUGH_ORDERS)
     for part, count in _parts(event):
+        part = _continuous(part)
         if isinstance(part, _IN_BINS):
             part = dp_accounting.PoissonSampledDpEvent(1 / part.bins, part.event)
             count = count * round(1 / part.sampling_probability)
@@ -251,8 +259,14 @@ def _loss(
         return _MonteCarloLoss(event, draws)
     if accountant == "pld":
         return _PldLoss(event, relation)
+    parts = _parts(event)
+    sampled = any(_is_discrete(part) and not _plain(part) for part, _ in parts)
+    orders = _WHOLE_ORDERS if sampled else None
     with _quiet():
-        return rdp.RdpAccountant(neighboring_relation=relation).compose(event)
+        loss = rdp.RdpAccountant(orders, neighboring_relation=relation)
+        for part, count in parts:
+            loss.compose(_continuous(part), count)
+        return loss
 
 
 @contextlib.contextmanager
@@ -294,7 +308,10 @@ def _walk(event: Event, count: int) -> Iterator[tuple[Event, int]]:
         _IN_BINS,
     )
     inner = event.event if isinstance(event, sampled) else event
-    if not isinstance(inner, (dp_accounting.GaussianDpEvent, _TRUNCATED)):
+    known = (dp_accounting.GaussianDpEvent, _TRUNCATED)
+    if isinstance(event, (_DISCRETE, dp_accounting.PoissonSampledDpEvent)):
+        known = (*known, _DISCRETE)
+    if not isinstance(inner, known):
         raise ValueError(
             f"event={event!r} is not a composition of (sampled) Gaussian releases; "
             "account for it with dp-accounting directly."
@@ -309,7 +326,21 @@ def _walk(event: Event, count: int) -> Iterator[tuple[Event, int]]:
 
 
 def _plain(part: Event) -> bool:
-    return isinstance(part, dp_accounting.GaussianDpEvent)
+    return isinstance(part, (dp_accounting.GaussianDpEvent, _DISCRETE))
+
+
+def _is_discrete(part: Event) -> bool:
+    return isinstance(getattr(part, "event", part), _DISCRETE)
+
+
+def _continuous(part: Event) -> Event:
+    """The Gaussian with the RDP of a discrete one; what is not discrete, as it is."""
+    if not _is_discrete(part):
+        return part
+    gaussian = dp_accounting.GaussianDpEvent(_multiplier(part))
+    if _plain(part):
+        return gaussian
+    return dp_accounting.PoissonSampledDpEvent(part.sampling_probability, gaussian)
 
 
 def _multiplier(part: Event) -> float:

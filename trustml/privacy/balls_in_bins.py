@@ -14,7 +14,9 @@ Both means have no closed form for K > 1. They are those of numbers in [0, 1], s
 mean m of n of them is exceeded by the true one, u, with a chance of at most
 exp(-n kl(m, u)) (Hoeffding 1963); `Losses.upper` solves that for u, each direction with
 half of 1 - level. The limit falls as epsilon grows, so the epsilon found from it is
-itself an upper limit at that level. The chance is over the draws made here, from a
+itself an upper limit at that level. So is a z searched for a given epsilon, since all z
+share one set of draws and the limit falls as z grows; that it does so is a matter of
+observation, draw by draw it need not. The chance is over the draws made here, from a
 fixed public seed, and has nothing to do with the data.
 
 The price: 2 n K E normal numbers for E epochs, about 20 ns each; n = 40 / delta.

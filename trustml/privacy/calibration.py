@@ -66,7 +66,7 @@ def calibrate(
       target: epsilon > 0.
       delta: in (0, 1).
       relation: neighbouring relation.
-      accountant: 'pld' or 'rdp'.
+      accountant: one of `accounting.ACCOUNTANTS`.
       cache_dir: directory for results; None: keep nothing on disk.
 
     Raises:

@@ -278,13 +278,7 @@ def banded(strategy: Strategy, *, stddev: float, like: Any) -> noise.Mechanism:
         return CorrelatedState(noise.init(root), buffers)
 
     def update(sums, state: CorrelatedState, within=None):
-        if within is not None:
-            _validate.fail(
-                "within",
-                type(within).__name__,
-                "is given to a mechanism that tracks no clip norm",
-                "take the mechanism from the plan of the same clipper",
-            )
+        noise.check_untracked(within)
         _check_like(sums, state.buffers)
         step = state.noise.step
         slot = step % kept

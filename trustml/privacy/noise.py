@@ -13,7 +13,7 @@ updates, in real arithmetic, as long as noise and sampling seeds stay secret. No
 covered:
   - floating-point sampling of a continuous law: a float32 normal takes about 2**23
     values within [-5.42, 5.22]; precision attacks (https://arxiv.org/abs/2112.05307)
-    exploit that;
+    exploit that, and `discrete_gaussian` is for those who mind;
   - the order of summation, and timing;
   - whatever is reported under `nonprivate/`;
   - hyper-parameter search, unless it is accounted (https://arxiv.org/abs/2110.03620).
@@ -96,13 +96,7 @@ def gaussian(stddev: float | Iterable[float]) -> Mechanism:
     scales = stddevs(stddev)
 
     def update(sums: Sums, state: NoiseState, within=None) -> tuple[Sums, NoiseState]:
-        if within is not None:
-            _validate.fail(
-                "within",
-                type(within).__name__,
-                "is given to a mechanism that tracks no clip norm",
-                "take the mechanism from the plan of the same clipper",
-            )
+        check_untracked(within)
         scale = at_step(scales, state.step)
         noisy = add(sums, rng.step_key(state.root, state.step), scale)
         return noisy, NoiseState(state.root, state.step + 1)
@@ -157,7 +151,19 @@ def add(sums: Sums, key: Any, scale: jax.Array | float) -> Sums:
     return treedef.unflatten(noisy)
 
 
-def _add(leaf: jax.Array, key: Any, path: str, scale: jax.Array) -> jax.Array:
+def check_untracked(within: Any) -> None:
+    """Raises if `within` is given to a mechanism that has no use for it."""
+    if within is not None:
+        _validate.fail(
+            "within",
+            type(within).__name__,
+            "is given to a mechanism that tracks no clip norm",
+            "take the mechanism from the plan of the same clipper",
+        )
+
+
+def check_float32(leaf: jax.Array, path: str) -> None:
+    """Raises if the sums of the leaf at `path` are of another dtype."""
     if leaf.dtype != jnp.float32:
         _validate.fail(
             f"sums{path}.dtype",
@@ -165,5 +171,9 @@ def _add(leaf: jax.Array, key: Any, path: str, scale: jax.Array) -> jax.Array:
             "must be float32 (low-precision noise is not Gaussian)",
             "accumulate clipped gradients in float32",
         )
+
+
+def _add(leaf: jax.Array, key: Any, path: str, scale: jax.Array) -> jax.Array:
+    check_float32(leaf, path)
     normal = jax.random.normal(rng.leaf_key(key, path), leaf.shape, jnp.float32)
     return leaf + scale * normal

@@ -15,6 +15,9 @@ partly taken back by later ones; z and the event are then those of the sampler t
 keeps the steps of an example as far apart as the strategy has bands, and no other goes
 with it.
 
+With `grid_bits` sums are rounded to a grid and noise is a discrete Gaussian on it
+(`discrete_gaussian`); the event is then of the sensitivity after rounding.
+
 Exactly one of z and epsilon is given; a given epsilon is solved for z (`calibration`).
 
 Example::
@@ -34,6 +37,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import dp_accounting
+import jax
 import numpy as np
 
 from trustml import _validate
@@ -42,6 +46,7 @@ from trustml.privacy import (
     balls_in_bins,
     calibration,
     correlated_noise,
+    discrete_gaussian,
     noise,
     quantile,
     sampling,
@@ -107,6 +112,7 @@ def make(
     epsilon: float | None = None,
     noise_schedule: Iterable[float] | None = None,
     strategy: correlated_noise.Strategy | None = None,
+    grid_bits: int | None = None,
     accountant: str = "pld",
     params: Any = None,
     cache_dir: str | os.PathLike | None = None,
@@ -128,9 +134,11 @@ def make(
         None: 1 throughout.
       strategy: how noise is correlated over steps, with as many bands as the sampler
         (`sampling.cyclic_poisson`); None, or one band: not at all.
+      grid_bits: b of `discrete_gaussian.grid`, whose noise goes with 'rdp' and neither
+        schedule, strategy nor tracked norms; None: continuous noise in float32.
       accountant: 'pld' (tight), 'rdp', or 'monte_carlo' for `sampling.balls_in_bins`.
-      params: the parameters or their shapes; only where the strategy has more than one
-        band, or the rule tracks a norm for each of several groups of them.
+      params: the parameters or their shapes; only with `grid_bits`, where the strategy
+        has more than one band, or the rule tracks a norm for each of several groups.
       cache_dir: directory for results of the accountant; None: keep nothing on disk.
 
     Raises:
@@ -169,8 +177,20 @@ def make(
     adapt = getattr(clipper.rule, "adapt", None)
     banded = _banded(strategy, sampler, steps, scales, adapt)
     shares = (1.0,) if adapt is None else _groups(clipper, params).shares
+    moves = banded is not None or adapt is not None or bool(np.any(scales != 1))
+    size = 0 if grid_bits is None else _size(grid_bits, clipper, params, moves)
+
+    def grid_of(z: float) -> discrete_gaussian.Grid | None:
+        if grid_bits is None:
+            return None
+        return discrete_gaussian.grid(z * norm, event_sensitivity, size, bits=grid_bits)
 
     def event_of(z: float, count: int) -> accounting.Event:
+        grid = grid_of(z)
+        if grid is not None:
+            return discrete_gaussian.discrete(
+                sampler.event(grid.scale, grid.sensitivity, count, relation)
+            )
         blocks = _blocks(scales[:count])
         events = [
             sampler.event(z * scale * norm, event_sensitivity, number, relation)
@@ -215,6 +235,9 @@ def make(
     if banded is not None:
         of_release = correlated_noise.released_scale(banded, steps)
         multipliers = multipliers * banded.column_norm * of_release
+    grid = grid_of(z)
+    if grid is not None:
+        multipliers = np.full(steps, grid.noise_stddev / norm)
 
     def noise_stddev(step: int | None = None) -> float:
         at = 0 if step is None else _step(step, steps)
@@ -228,9 +251,17 @@ def make(
             expected_batch_size=expected,
         )
     elif banded is not None:
-        mechanism = correlated_noise.banded(
-            banded, stddev=z * norm * banded.column_norm, like=_trained(clipper, params)
+        why = (
+            "with a banded strategy, whose noise is kept for later steps in buffers "
+            "like the parameters"
         )
+        mechanism = correlated_noise.banded(
+            banded,
+            stddev=z * norm * banded.column_norm,
+            like=_trained(clipper, params, why),
+        )
+    elif grid is not None:
+        mechanism = discrete_gaussian.mechanism(grid)
     elif noise_schedule is None:
         mechanism = noise.gaussian(z * norm)
     else:
@@ -294,7 +325,7 @@ def make(
         mechanism=mechanism,
         sampler=sampler,
         digest=calibration.digest(identity),
-        explain=lambda: _explain(made, clipper, norm, banded),
+        explain=lambda: _explain(made, clipper, norm, banded, grid),
     )
     return made
 
@@ -305,7 +336,14 @@ def _group_size(clipper: Any) -> float:
 
 
 def _check_pair(clipper: Any, sampler: sampling.Sampler) -> None:
-    """Micro-batches are safe with slots drawn independently, and only then."""
+    """Both have one unit; micro-batches go with independently drawn slots alone."""
+    if clipper.privacy_unit != sampler.privacy_unit:
+        _validate.fail(
+            "sampler.privacy_unit",
+            sampler.privacy_unit,
+            f"does not fit a clipper whose unit is the {clipper.privacy_unit}",
+            "for users join users.clipped_grad with users.sampler",
+        )
     grouped = _group_size(clipper) != 1
     if grouped != (sampler.group_size is not None):
         field = "clipper" if grouped else "sampler"
@@ -366,13 +404,26 @@ def _banded(
     return strategy
 
 
-def _trained(clipper: Any, params: Any) -> Any:
+def _size(bits: int, clipper: Any, params: Any, moves: bool) -> int:
+    """How many coordinates are rounded; refuses what changes the noise on its way."""
+    if moves:
+        _validate.fail(
+            "grid_bits",
+            bits,
+            "makes one grid for one noise and one clip norm throughout",
+            "leave out the noise schedule, the strategy and rule='quantile'",
+        )
+    why = "with grid_bits, since what rounding adds grows with their number"
+    trained = _trained(clipper, params, why)
+    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda x: x, trained)))
+
+
+def _trained(clipper: Any, params: Any, why: str) -> Any:
     if params is None:
         _validate.fail(
             "params",
             None,
-            "must be given with a banded strategy, whose noise is kept for later steps "
-            "in buffers like the parameters",
+            f"must be given {why}",
             "pass the parameters, or their shapes, to plan.make",
         )
     return trainable_lib.partition(params, getattr(clipper, "trainable", None))[0]
@@ -454,6 +505,7 @@ def _explain(
     clipper: Any,
     norm: float,
     banded: correlated_noise.Strategy | None,
+    grid: discrete_gaussian.Grid | None,
 ) -> str:
     sampler, relation = made.sampler, made.relation.name
 
@@ -470,6 +522,8 @@ def _explain(
             f"at level {balls_in_bins.LEVEL:g} over the accountant's own draws. "
             f"By PLD: {by('pld')}."
         )
+    units = f"{clipper.privacy_unit}s"
+    of_units = "" if units == "examples" else f" {units}"
     within = f" within one of {sampler.bands} parts" if sampler.bands > 1 else ""
     lines = [
         f"Promise: ({made.epsilon():.4g}, {made.delta:g})-differential privacy for "
@@ -479,7 +533,8 @@ def _explain(
         f"{made.noise_stddev():.6g} on the sum of gradients clipped to {norm:g} by "
         f"rule {_rule_name(clipper.rule)!r} (sensitivity {made.sensitivity:g}).",
         f"Batches: {sampler.name}, sample rate {sampler.sample_rate:.6g}{within}, "
-        f"expected batch size {made.expected_batch_size:g}, a public constant.",
+        f"expected batch size {made.expected_batch_size:g}{of_units}, a public "
+        "constant.",
         f"Event: {accounting.describe(made.event())}.",
         f"Sampling seed: {_secrecy(sampler.secret)}. Noise is as secret as the root "
         "given to mechanism.init; a seeded root is reproducible, not secret.",
@@ -493,6 +548,13 @@ def _explain(
             f"all noise so far are off by {error * made.noise_multiplier * norm:.6g} "
             "(root mean square over the steps)."
         )
+    if grid is not None:
+        more = grid.sensitivity * grid.spacing / made.sensitivity - 1
+        lines.append(
+            f"Grid: sums are rounded to multiples of {grid.spacing:g}, which adds "
+            f"{more:.2g} of the sensitivity; the noise is an exact discrete Gaussian "
+            f"of scale {grid.scale} steps."
+        )
     if made.delta * sampler.num_examples >= 1:
         lines.append(
             f"WARNING: delta={made.delta:g} is not below 1/{sampler.num_examples}: "
@@ -500,7 +562,7 @@ def _explain(
         )
     if sampler.rate_from_data and relation == "ADD_OR_REMOVE_ONE":
         lines.append(
-            "NOTE: the sample rate was computed from the number of examples, which "
+            f"NOTE: the sample rate was computed from the number of {units}, which "
             "ADD_OR_REMOVE_ONE keeps private; this plan treats that number as public. "
             "Pass sample_rate as a constant to avoid it."
         )

@@ -109,6 +109,7 @@ class Sampler(NamedTuple):
         else None.
       bands: b, where an example's steps lie b or more apart by a public pattern, which
         is what noise correlated over b steps needs; 1 where any step may follow.
+      privacy_unit: what an id names, 'example' or 'user' (`trustml.privacy.users`).
     """
 
     name: str
@@ -127,6 +128,7 @@ class Sampler(NamedTuple):
     per_epoch: int | None = None
     group_size: int | None = None
     bands: int = 1
+    privacy_unit: str = "example"
 
 
 def poisson(
@@ -402,7 +404,8 @@ def balls_in_bins(
 
     Args:
       num_examples: N, number of records there are.
-      expected_batch_size: 0 < m <= N; only to find K. The batches' mean size is N/K.
+      expected_batch_size: 0 < m <= N. With `bins` it is the public constant to divide
+        by; without, it only finds K, and N/K is the constant.
       bins: K, a public constant; None: N/m rounded, which treats num_examples as
         public.
       physical_batch_size: as for `poisson`, like the others.
@@ -446,8 +449,10 @@ def balls_in_bins(
             epoch = balls_in_bins_lib.BallsInBinsDpEvent(batches, gaussian)
         return dp_accounting.SelfComposedDpEvent(epoch, -(-steps // batches))
 
+    # N/K is private where K alone is public, and so no constant to divide by.
+    constant = size / batches if bins is None else mean
     return _sampler(
-        "balls_in_bins", size, 1 / batches, bins is None, size / batches,
+        "balls_in_bins", size, 1 / batches, bins is None, constant,
         physical_batch_size, shards, seed, draws, event, per_epoch=batches,
     )  # fmt: skip
 

@@ -65,8 +65,8 @@ def privacy(runs: Runs) -> str:
         ("δ", lambda r: _scientific(r, "delta")),
         ("protects", lambda r: _text(r, "privacy_unit")),
         ("neighbours differ by", lambda r: _relation(r)),
-        ("accountant", lambda r: _text(r, "accountant").upper()),
-        ("sampling", lambda r: _text(r, "sampler").replace("poisson", "Poisson")),
+        ("accountant", lambda r: _named(r, "accountant")),
+        ("sampling", lambda r: _named(r, "sampler")),
         ("expected batch size", lambda r: _number(r, "expected_batch_size", digits=6)),
         ("steps", lambda r: _number(r, "steps", digits=9)),
         ("noise multiplier σ", lambda r: _number(r, "noise_multiplier", digits=4)),
@@ -242,6 +242,13 @@ def _scientific(tree: Any, *path: str) -> str:
 
 def _text(tree: Any, *path: str) -> str:
     return str(schema.get(tree, *path, default=NONE))
+
+
+def _named(tree: Any, key: str) -> str:
+    """An option's value as it is spelled outside of code."""
+    text = _text(tree, key)
+    spelled = {"pld": "PLD", "rdp": "RDP"}.get(text, text)
+    return spelled.replace("poisson", "Poisson").replace("_", " ")
 
 
 def _flag(tree: Any, key: str, yes: str, no: str) -> str:

@@ -28,6 +28,7 @@ RELATIONS = {
 ACCOUNTANTS = {
     "pld": "privacy loss distributions (PLD)",
     "rdp": "Rényi differential privacy (RDP)",
+    "monte_carlo": "Monte Carlo draws (an upper limit at 99% confidence)",
 }
 
 
@@ -344,7 +345,8 @@ def _accounting(private: Sequence[Mapping[str, Any]], names: Mapping[str, str]) 
         else "by an accountant that is not stated"
     )
     if schema.get(run, "sampler"):
-        text += f" for {run['sampler'].replace('poisson', 'Poisson')} sampling"
+        sampler = run["sampler"].replace("poisson", "Poisson").replace("_", " ")
+        text += f" for {sampler} sampling"
         if run["sampler"] == "shuffled":
             text += " (no credit is taken for the sampling)"
     if schema.get(run, "relation"):
