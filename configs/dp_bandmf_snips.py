@@ -1,6 +1,12 @@
 """Noise correlated over steps (BandMF) beside independent noise, for intents of SNIPS.
 
 Source: Choquette-Choo et al. 2023 (BandMF, arXiv 2306.08153).
+Result at epsilon = 8, 5 seeds, 2026-11-21: test accuracy 96.7% with 12 bands and
+96.4% with independent noise; paired by seed the gain is 0.3 points
+[-0.2, 0.9] (95% t-interval). The rate 2 was the best of 1, 2, 4, 8, 16 on the
+validation split for both; at 8 and 16 the gain there was about a point (one seed). At
+epsilon = 1 amplification is worth as much as correlation: `choose_bands` finds the same
+error for 1 and for 8 bands.
 
     bash launch/run.sh --config=configs/dp_bandmf_snips.py
     bash launch/run.sh --config=configs/dp_bandmf_snips.py:smoke
