@@ -23,7 +23,10 @@ VOCABULARIES = ("hashed", "train", "pretrained")
 MODELS = ("bag", "mlp", "cnn", "bilstm", "transformer", "bert")
 POOLINGS = ("mean", "sqrtn", "cls", "first_last")
 COMPUTE_DTYPES = ("float32", "bfloat16")
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "lamb", "lion", "adagrad", "rmsprop")
+OPTIMIZERS = (
+    *("sgd", "momentum", "adam", "adam_bc", "adamw", "lamb", "lion"),
+    *("adagrad", "rmsprop"),
+)
 SCHEDULES = ("constant", "cosine", "linear")
 RELATIONS = ("add_or_remove_one", "replace_one", "replace_special")
 RULES = ("flat", "per_layer", "automatic", "psac", "quantile")
@@ -161,12 +164,15 @@ class OptimizerSpec:
     """How it learns: an optax optimizer, applied after the noise.
 
     Attributes:
-      name: one of `OPTIMIZERS`.
+      name: one of `OPTIMIZERS`; 'adam_bc' is Adam without the noise's share of the
+        second moment, for private runs with one noise throughout.
       learning_rate: the peak of the schedule.
       schedule: one of `SCHEDULES`; the last two end at 0.
       warmup_steps: steps of linear warm-up.
       weight_decay: decoupled weight decay, per step and unit of learning rate.
       momentum: of 'momentum', and b1 of the adaptive ones; in [0, 1).
+      variance_floor: least second moment of 'adam_bc', as a share of the variance of
+        the noise; > 0.
     """
 
     name: str = "adam"
@@ -175,6 +181,7 @@ class OptimizerSpec:
     warmup_steps: int = 0
     weight_decay: float = 0.0
     momentum: float = 0.9
+    variance_floor: float = 0.01
 
     def __post_init__(self):
         _validate.one_of("optimizer.name", self.name, OPTIMIZERS)
@@ -183,6 +190,8 @@ class OptimizerSpec:
         _validate.integer_at_least("optimizer.warmup_steps", self.warmup_steps, 0)
         _validate.non_negative("optimizer.weight_decay", self.weight_decay)
         _validate.in_half_open_interval("optimizer.momentum", self.momentum, 0, 1)
+        cure = "0.01 is usual"
+        _validate.positive("optimizer.variance_floor", self.variance_floor, cure)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -459,6 +468,8 @@ class RunConfig:
             bound = f"must be <= train.physical_batch_size={most}"
             cure = "0 takes the whole physical batch at once"
             _validate.fail("privacy.microbatch_size", chunk, bound, cure)
+        if self.optimizer.name == "adam_bc":
+            self._check_adam_bc()
         if self.experiment == "compare":
             self._check_compare()
         if self.experiment == "trust_report":
@@ -468,6 +479,32 @@ class RunConfig:
                 bound = "and privacy.noise_multiplier=None leave the noise open"
                 cure = "set exactly one, or privacy.enabled=False"
                 _validate.fail("privacy.epsilon", None, bound, cure)
+
+    def without_privacy(self) -> "RunConfig":
+        """The same run as experiment 'train' without noise or clipping."""
+        privacy = dataclasses.replace(
+            self.privacy, enabled=False, epsilon=None, noise_multiplier=None
+        )
+        optimizer = self.optimizer
+        if optimizer.name == "adam_bc":  # without noise nothing is to be corrected
+            optimizer = dataclasses.replace(optimizer, name="adam")
+        return dataclasses.replace(
+            self, experiment="train", privacy=privacy, optimizer=optimizer
+        )
+
+    def _check_adam_bc(self):
+        field, cure = "optimizer.name", "choose adam"
+        if not self.privacy.enabled:
+            bound = "corrects for noise, and privacy.enabled=False adds none"
+            _validate.fail(field, "adam_bc", bound, cure)
+        moving = []
+        if self.privacy.noise_schedule != "constant":
+            moving.append(f"privacy.noise_schedule={self.privacy.noise_schedule!r}")
+        if self.privacy.rule == "quantile":
+            moving.append("privacy.rule='quantile'")
+        if moving:
+            bound = f"needs one noise throughout, and {' and '.join(moving)} changes it"
+            _validate.fail(field, "adam_bc", bound, cure)
 
     def _check_compare(self):
         cure = "experiment='compare' sets eDP-SGD beside exact clipping"

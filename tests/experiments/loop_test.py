@@ -137,6 +137,27 @@ def test_frozen_parameters_do_not_move(tmp_path):
     assert all(changed == ("head" in path) for path, changed in moved.items())
 
 
+def test_adam_is_corrected_by_the_noise_of_the_plan(tmp_path):
+    """Pure noise of one step: v^ - Phi is small, so what divides is the floor, 24 Phi.
+
+    A draw beyond five standard deviations would pass it; of 1000 none is.
+    """
+    width = 1000
+    config = make_config(
+        optimizer__name="adam_bc", optimizer__variance_floor=24.0, train__steps=1
+    )
+    trained = fit(config, make_data(), _silent_task(width), tmp_path)
+    noise = trained.plan.noise_stddev() / config.train.batch_size
+    root = rng.root(config.privacy.noise_seed)
+    zeros = {"w": jnp.zeros(width)}
+    mechanism = trained.plan.mechanism
+    drawn = mechanism.update(zeros, mechanism.init(root))[0]["w"]
+    mean = np.asarray(drawn) / config.train.batch_size
+    assert np.max(np.abs(mean)) < 5 * noise, "the floor holds throughout"
+    want = -config.optimizer.learning_rate * mean / (np.sqrt(24.0) * noise)
+    np.testing.assert_allclose(trained.params["w"], want, rtol=1e-4)
+
+
 def _silent_task(width):
     """Its gradient is zero, so all that moves its parameters is the noise."""
     log_probs = jnp.log(jnp.array([0.5, 0.5], jnp.float32))

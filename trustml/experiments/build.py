@@ -20,6 +20,7 @@ from trustml.data import batches, datasets, files
 from trustml.models import bag, bert, bilstm, cnn, hf, mlp, transformer
 from trustml.privacy import (
     accounting,
+    adam,
     clipping,
     edp_sgd,
     rules,
@@ -159,8 +160,15 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
     )
 
 
-def optimizer(config: specs.RunConfig) -> optax.GradientTransformation:
-    """The optax optimizer with its schedule."""
+def optimizer(
+    config: specs.RunConfig, noise_variance: float | None = None
+) -> optax.GradientTransformation:
+    """The optax optimizer with its schedule.
+
+    Args:
+      config: of the run.
+      noise_variance: of the mean gradient, which 'adam_bc' needs.
+    """
     spec, steps = config.optimizer, config.train.steps
     after = max(1, steps - spec.warmup_steps)
     rate = {
@@ -176,6 +184,7 @@ def optimizer(config: specs.RunConfig) -> optax.GradientTransformation:
         "sgd": lambda: optax.sgd(rate),
         "momentum": lambda: optax.sgd(rate, momentum=b1),
         "adam": lambda: optax.adam(rate, b1=b1),
+        "adam_bc": lambda: _adam_bc(spec, rate, noise_variance),
         "adamw": lambda: optax.adamw(rate, b1=b1, weight_decay=decay),
         "lamb": lambda: optax.lamb(rate, b1=b1, weight_decay=decay),
         "lion": lambda: optax.lion(rate, b1=b1, weight_decay=decay),
@@ -188,6 +197,20 @@ def optimizer(config: specs.RunConfig) -> optax.GradientTransformation:
             f"optimizer.name={spec.name!r}; choose adamw, lamb or lion."
         )
     return made
+
+
+def _adam_bc(spec: specs.OptimizerSpec, rate, noise_variance: float | None):
+    if noise_variance is None:
+        raise ValueError(
+            "optimizer.name='adam_bc' needs the variance of the noise, and this run "
+            "adds none; choose adam."
+        )
+    return adam.dp_adam_bc(
+        rate,
+        b1=spec.momentum,
+        noise_variance=noise_variance,
+        floor=spec.variance_floor,
+    )
 
 
 def physical_batch_size(config: specs.RunConfig, num_devices: int) -> int:
@@ -287,14 +310,22 @@ def _noise_schedule(config: specs.RunConfig, sampled: sampling.Sampler):
     }[spec.noise_schedule]()
 
 
+def noise_variance(config: specs.RunConfig, made: plan_lib.Plan) -> float | None:
+    """What `optimizer` needs to know of the plan's noise; None where nothing."""
+    wanted = config.optimizer.name == "adam_bc"
+    return adam.noise_variance(made) if wanted else None
+
+
 def check(config: specs.RunConfig, data: datasets.Dataset, task: Task) -> None:
     """Raises what would stop the run later, before anything is trained."""
-    optimizer(config)
     num_devices = len(parallel.devices(config.train.num_devices))
     size = batches.size(data.train)
     sampled = sampler(config, size, num_devices, rng.root(config.privacy.noise_seed))
+    variance = None
     if config.privacy.enabled:
-        plan(config, clipper(config, task.loss), sampled)
+        made = plan(config, clipper(config, task.loss), sampled)
+        variance = noise_variance(config, made)
+    optimizer(config, variance)
 
 
 def check_batch_sizes(config: specs.RunConfig, num_examples: int) -> None:

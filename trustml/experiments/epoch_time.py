@@ -110,7 +110,7 @@ def _steps(config, data, task) -> tuple[Callable[[int], None], float]:
 def _loop(config, data, task, examples) -> tuple[Callable[[int], None], float]:
     """One example at a time; an epoch has as many loops as batches of `examples`."""
     clip_norm = config.privacy.l2_clip_norm
-    optimizer = build.optimizer(config)
+    optimizer = build.optimizer(config, (clip_norm / examples) ** 2)
     params = task.init(rng.stream(jax.random.key(config.seed), "init"))
     size = len(data.train["label"])
 

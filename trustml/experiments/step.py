@@ -95,18 +95,19 @@ def prepare(
       ValueError: for whatever is out of bounds.
     """
     devices = parallel.devices(config.train.num_devices)
-    optimizer = build.optimizer(config)
     selection = config.privacy.trainable or None
     keys = jax.random.key(config.seed)
     params = task.init(rng.stream(keys, "init"))
     root = rng.root(config.privacy.noise_seed)
     sampler = build.sampler(config, batches.size(data.train), len(devices), root)
-    clipper, plan, mechanism = None, None, None
+    clipper, plan, mechanism, variance = None, None, None, None
     sums_fn: Callable = ordinary_sums(task.loss, selection)
     if config.privacy.enabled:
         clipper = build.clipper(config, task.loss)
         plan = build.plan(config, clipper, sampler, params)
         sums_fn, mechanism = clipper, plan.mechanism
+        variance = build.noise_variance(config, plan)
+    optimizer = build.optimizer(config, variance)
     noise_state = mechanism.init(root) if mechanism else ()
     tracked = mechanism.clip_norms(noise_state) if mechanism else None
     state = initial_state(params, optimizer, noise_state, selection, tracked)
