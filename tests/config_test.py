@@ -133,6 +133,7 @@ WRONG = [
     ({"train__physical_batch_size": -1}, ["train.physical_batch_size=-1", ">= 0"]),
     ({"train__eval_every": -1}, ["train.eval_every=-1", "only at the end"]),
     ({"train__checkpoint_every": -1}, ["train.checkpoint_every=-1", "at the end"]),
+    ({"train__ema_decay": 1.0}, ["train.ema_decay=1.0", "below 1"]),
     ({"train__log_every": 0}, ["train.log_every=0", ">= 1"]),
     ({"train__backend": "pmp"}, ["train.backend='pmp'", "'pmap'"]),
     ({"train__num_devices": -1}, ["train.num_devices=-1", "0 = all"]),

@@ -338,6 +338,8 @@ class TrainSpec:
       eval_every: steps between evaluations; 0 = only at the end.
       checkpoint_every: steps between checkpoints; 0 = only at the end.
       log_every: steps between rows of metrics.
+      ema_decay: decay in [0, 1) of a moving average of the parameters, which is what
+        is evaluated and returned; 0 = none.
       backend: one of `BACKENDS`.
       num_devices: devices used; 0 = all.
     """
@@ -348,6 +350,7 @@ class TrainSpec:
     eval_every: int = 0
     checkpoint_every: int = 100
     log_every: int = 10
+    ema_decay: float = 0.0
     backend: str = "shard_map"
     num_devices: int = 0
 
@@ -361,6 +364,8 @@ class TrainSpec:
         _validate.integer_at_least(
             "train.physical_batch_size", self.physical_batch_size, 0, cure
         )
+        cure = "0 takes no average; 0.999 is usual"
+        _validate.in_half_open_interval("train.ema_decay", self.ema_decay, 0, 1, cure)
         _validate.one_of("train.backend", self.backend, BACKENDS)
         _validate.integer_at_least("train.num_devices", self.num_devices, 0, "0 = all")
 

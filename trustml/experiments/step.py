@@ -25,7 +25,7 @@ import optax
 from trustml import parallel, rng, specs
 from trustml import task as task_lib
 from trustml.data import batches, datasets
-from trustml.experiments import build
+from trustml.experiments import average, build
 from trustml.privacy import clipping, edp_sgd, noise, quantile, sampling
 from trustml.privacy import plan as plan_lib
 from trustml.privacy import trainable as trainable_lib
@@ -45,6 +45,8 @@ class TrainState(NamedTuple):
         and bits of the tracked clip norms (or ()).
       counts: `Counts` of the current logical batch.
       nonfinite: int32[], gradients so far that were not finite, and contributed 0.
+      average: of the trainable leaves, see `trustml.experiments.average`; () where
+        none is taken.
     """
 
     step: jax.Array
@@ -54,6 +56,7 @@ class TrainState(NamedTuple):
     partial: Any
     counts: "Counts"
     nonfinite: jax.Array
+    average: Any
 
 
 class Counts(NamedTuple):
@@ -76,6 +79,7 @@ class Prepared(NamedTuple):
       plan: None without privacy.
       clipper: None without privacy.
       devices: the run's.
+      selection: which leaves are trained; None: all.
     """
 
     step: Callable
@@ -84,6 +88,7 @@ class Prepared(NamedTuple):
     plan: plan_lib.Plan | None
     clipper: Clipper | None
     devices: list
+    selection: trainable_lib.Selection
 
 
 def prepare(
@@ -110,7 +115,10 @@ def prepare(
     optimizer = build.optimizer(config, variance)
     noise_state = mechanism.init(root) if mechanism else ()
     tracked = mechanism.clip_norms(noise_state) if mechanism else None
-    state = initial_state(params, optimizer, noise_state, selection, tracked)
+    decay = config.train.ema_decay
+    state = initial_state(
+        params, optimizer, noise_state, selection, tracked, averaged=decay > 0
+    )
     step = make_step(
         sums_fn,
         mechanism,
@@ -121,9 +129,10 @@ def prepare(
         dropout_key=rng.stream(keys, "dropout"),
         devices=devices,
         backend=config.train.backend,
+        ema_decay=decay,
     )
     state = parallel.replicate(state, devices)
-    return Prepared(step, state, sampler, plan, clipper, devices)
+    return Prepared(step, state, sampler, plan, clipper, devices, selection)
 
 
 def rows_of(columns, physical: sampling.Physical, devices):
@@ -172,6 +181,7 @@ def make_step(
     dropout_key: Any,
     devices: list,
     backend: str,
+    ema_decay: float = 0.0,
 ) -> Callable:
     """One call over one set of buffers: (state, rows, finish) -> (state, counts).
 
@@ -186,6 +196,7 @@ def make_step(
       dropout_key: root of the examples' own randomness.
       devices: where the rows are.
       backend: of `parallel.map_sum`.
+      ema_decay: of the average in the state; 0 takes none.
 
     Returns:
       A pure function: rows = (batch [D, M, P, ...], mask, ids, trips [D], closes
@@ -258,15 +269,20 @@ def make_step(
             if mechanism is not None:
                 within = None if norms is None else bits
                 noisy, noise_state = mechanism.update(noisy, noise_state, within)
-            mean = jax.tree.map(
+            grads = jax.tree.map(
                 lambda s, p: (s / expected_batch_size).astype(p.dtype), noisy, train
             )
-            updates, opt_state = optimizer.update(mean, state.opt_state, train)
-            params = trainable_lib.combine(optax.apply_updates(train, updates), frozen)
+            updates, opt_state = optimizer.update(grads, state.opt_state, train)
+            train = optax.apply_updates(train, updates)
+            params = trainable_lib.combine(train, frozen)
+            mean = state.average
+            if ema_decay:
+                mean = average.update(mean, train, state.step, ema_decay)
             bad = state.nonfinite + counts.nonfinite.astype(jnp.int32)
             partial, none = zeros
+            step = state.step + 1
             return TrainState(
-                state.step + 1, params, opt_state, noise_state, partial, none, bad
+                step, params, opt_state, noise_state, partial, none, bad, mean
             )
 
         def wait(state):
@@ -277,14 +293,32 @@ def make_step(
     return step
 
 
+def trained(state: TrainState, selection: Any) -> Any:
+    """The parameters to use: averaged, where an average is taken, or the last ones."""
+    if not jax.tree.leaves(state.average):
+        return state.params
+    _, frozen = trainable_lib.partition(state.params, selection)
+    return trainable_lib.combine(state.average, frozen)
+
+
 def initial_state(
-    params, optimizer, noise_state, selection, clip_norms=None
+    params, optimizer, noise_state, selection, clip_norms=None, averaged=False
 ) -> TrainState:
-    """The state before the first step; `clip_norms` where they are tracked."""
+    """The state before the first step.
+
+    Args:
+      params: of the model.
+      optimizer: over the trainable leaves.
+      noise_state: of the mechanism, or ().
+      selection: which leaves are trained.
+      clip_norms: where they are tracked, float32[G].
+      averaged: whether an average of the parameters is taken.
+    """
     train, _ = trainable_lib.partition(params, selection)
     bits = () if clip_norms is None else clip_norms
     partial = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (train, bits))
     counts = Counts(*(jnp.float32(0) for _ in Counts._fields))
     step, bad = jnp.int32(0), jnp.int32(0)  # two buffers: both are donated
     opt_state = optimizer.init(train)
-    return TrainState(step, params, opt_state, noise_state, partial, counts, bad)
+    mean = average.init(train) if averaged else ()
+    return TrainState(step, params, opt_state, noise_state, partial, counts, bad, mean)
