@@ -34,6 +34,7 @@ METHODS = ("auto", "book_keeping", "ghost", "vmap")
 SAMPLERS = ("poisson", "fixed_size", "shuffled")
 NOISE_SCHEDULES = ("constant", "exponential", "inverse", "stairs")
 ACCOUNTANTS = ("pld", "rdp")
+AUGMENTATIONS = ("none", "shift", "shift_flip", "word_dropout")
 BACKENDS = ("shard_map", "pmap")
 
 _POOLINGS_OF = {
@@ -338,6 +339,10 @@ class TrainSpec:
       eval_every: steps between evaluations; 0 = only at the end.
       checkpoint_every: steps between checkpoints; 0 = only at the end.
       log_every: steps between rows of metrics.
+      augmentation: one of `AUGMENTATIONS`, of every example at every step: images are
+        shifted by up to an eighth of their size (and mirrored), words lost with
+        probability 0.1.
+      augmentations: views of an example that its one gradient is the mean of.
       ema_decay: decay in [0, 1) of a moving average of the parameters, which is what
         is evaluated and returned; 0 = none.
       backend: one of `BACKENDS`.
@@ -350,6 +355,8 @@ class TrainSpec:
     eval_every: int = 0
     checkpoint_every: int = 100
     log_every: int = 10
+    augmentation: str = "none"
+    augmentations: int = 1
     ema_decay: float = 0.0
     backend: str = "shard_map"
     num_devices: int = 0
@@ -364,6 +371,12 @@ class TrainSpec:
         _validate.integer_at_least(
             "train.physical_batch_size", self.physical_batch_size, 0, cure
         )
+        _validate.one_of("train.augmentation", self.augmentation, AUGMENTATIONS)
+        field, copies = "train.augmentations", self.augmentations
+        _validate.integer_at_least(field, copies, 1, "1 takes a single view")
+        if copies > 1 and self.augmentation == "none":
+            bound = "makes equal views with train.augmentation='none'"
+            _validate.fail(field, copies, bound, "choose an augmentation, or 1")
         cure = "0 takes no average; 0.999 is usual"
         _validate.in_half_open_interval("train.ema_decay", self.ema_decay, 0, 1, cure)
         _validate.one_of("train.backend", self.backend, BACKENDS)

@@ -1,9 +1,12 @@
 """From the config to the pieces of a run, where the config's sizes meet the data's."""
 
+import jax
+import numpy as np
 import pytest
 
 from trustml import config as config_lib
 from trustml import rng, specs
+from trustml.data import augment
 from trustml.experiments import build, train, trust_report
 
 
@@ -78,3 +81,25 @@ def test_one_sentence_for_all_batches_of_a_report(small, tmp_path):
     assert "lower train.batch_size and baseline.batch_size (" in str(error.value)
     few = {"train__batch_size": 32, "baseline__batch_size": 8}
     assert trust_report.run(make_config(small, **report, **few), tmp_path / "a")
+
+
+def test_augmentation_needs_data_of_its_kind(small):
+    config = make_config(small, train__augmentation="shift", train__batch_size=32)
+    data = build.dataset(config)
+    task = build.task(config, data)
+    with pytest.raises(ValueError, match="'shift' needs data with 'image'"):
+        build.loss(config, data, task)
+    words = make_config(
+        small, train__augmentation="word_dropout", train__augmentations=3
+    )
+    params = task.init(jax.random.key(0))
+    example = {name: column[0] for name, column in data.train.items()}
+    loss = build.loss(words, data, task)
+    want = augment.average(task.loss, augment.word_dropout(0.1), 3)
+    keys = jax.random.split(jax.random.key(0), 8)
+    got = jax.vmap(loss, (None, None, 0))(params, example, keys)
+    same = jax.vmap(want, (None, None, 0))(params, example, jax.random.clone(keys))
+    np.testing.assert_array_equal(got, same)
+    assert len(set(np.asarray(got))) > 3, "three views of a short text differ by key"
+    plain = make_config(small)
+    assert build.loss(plain, data, task) is task.loss

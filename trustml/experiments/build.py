@@ -16,7 +16,7 @@ from typing import Any
 import optax
 
 from trustml import parallel, rng, specs
-from trustml.data import batches, datasets, files
+from trustml.data import augment, batches, datasets, files
 from trustml.models import bag, bert, bilstm, cnn, hf, mlp, transformer
 from trustml.privacy import (
     accounting,
@@ -158,6 +158,29 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
         scan_layers=spec.scan_layers,
         **shared,
     )
+
+
+def loss(config: specs.RunConfig, data: datasets.Dataset, task: Task):
+    """The task's loss, over augmented views of the example where the config asks.
+
+    Raises:
+      ValueError: if the augmentation does not go with this kind of data.
+    """
+    name = config.train.augmentation
+    if name == "none":
+        return task.loss
+    column = "tokens" if name == "word_dropout" else "image"
+    if column not in data.train:
+        raise ValueError(
+            f"train.augmentation={name!r} needs data with '{column}', and "
+            f"data.name={data.name!r} has {sorted(data.train)}; choose another."
+        )
+    if name == "word_dropout":
+        made = augment.word_dropout(0.1)
+    else:
+        height = data.train["image"].shape[1]
+        made = augment.shift(max(1, height // 8), flip=name == "shift_flip")
+    return augment.average(task.loss, made, config.train.augmentations)
 
 
 def optimizer(
@@ -323,7 +346,7 @@ def check(config: specs.RunConfig, data: datasets.Dataset, task: Task) -> None:
     sampled = sampler(config, size, num_devices, rng.root(config.privacy.noise_seed))
     variance = None
     if config.privacy.enabled:
-        made = plan(config, clipper(config, task.loss), sampled)
+        made = plan(config, clipper(config, loss(config, data, task)), sampled)
         variance = noise_variance(config, made)
     optimizer(config, variance)
 

@@ -106,9 +106,10 @@ def prepare(
     root = rng.root(config.privacy.noise_seed)
     sampler = build.sampler(config, batches.size(data.train), len(devices), root)
     clipper, plan, mechanism, variance = None, None, None, None
-    sums_fn: Callable = ordinary_sums(task.loss, selection)
+    loss = build.loss(config, data, task)
+    sums_fn: Callable = ordinary_sums(loss, selection)
     if config.privacy.enabled:
-        clipper = build.clipper(config, task.loss)
+        clipper = build.clipper(config, loss)
         plan = build.plan(config, clipper, sampler, params)
         sums_fn, mechanism = clipper, plan.mechanism
         variance = build.noise_variance(config, plan)
