@@ -63,6 +63,13 @@ WRONG = [
     ({"model__compute_dtype": "float16"}, ["model.compute_dtype", "bfloat16"]),
     ({"model__checkpoint": "no/dir"}, ["model.checkpoint='no/dir'", "looked for /"]),
     ({"model__name": "transformer", "model__heads": 3}, ["model.heads=3", "divide"]),
+    ({"model__adapter": "lora"}, ["model.adapter='lora'", "model.name='bag'"]),
+    (
+        {"model__name": "bert", "model__adapter": "lroa"},
+        ["model.adapter='lroa'", "'lora'"],
+    ),
+    ({"model__lora_rank": 0}, ["model.lora_rank=0", ">= 1"]),
+    ({"model__lora_alpha": 0.0}, ["model.lora_alpha=0.0", "> 0"]),
     ({"optimizer__name": "adm"}, ["optimizer.name='adm'", "'adam'"]),
     ({"optimizer__learning_rate": 0.0}, ["optimizer.learning_rate=0.0", "> 0"]),
     ({"optimizer__schedule": "cos"}, ["optimizer.schedule='cos'", "'cosine'"]),

@@ -21,6 +21,7 @@ DATASETS = (
 )
 VOCABULARIES = ("hashed", "train", "pretrained")
 MODELS = ("bag", "mlp", "cnn", "bilstm", "transformer", "bert")
+ADAPTERS = ("lora", "bias")
 POOLINGS = ("mean", "sqrtn", "cls", "first_last")
 COMPUTE_DTYPES = ("float32", "bfloat16")
 OPTIMIZERS = (
@@ -34,7 +35,7 @@ METHODS = ("auto", "book_keeping", "ghost", "vmap")
 SAMPLERS = ("poisson", "fixed_size", "shuffled")
 NOISE_SCHEDULES = ("constant", "exponential", "inverse", "stairs")
 ACCOUNTANTS = ("pld", "rdp")
-AUGMENTATIONS = ("none", "shift", "shift_flip", "word_dropout")
+AUGMENTATIONS = ("shift", "shift_flip", "word_dropout")
 BACKENDS = ("shard_map", "pmap")
 
 _POOLINGS_OF = {
@@ -119,6 +120,11 @@ class ModelSpec:
       checkpoint: directory in the Hugging Face layout ('bert').
       remat: recompute activations in the backward pass.
       scan_layers: one scan over stacked blocks in place of an unrolled stack.
+      adapter: one of `ADAPTERS`, what is trained of 'bert' beside the head where
+        `privacy.trainable` does not say: low-rank adapters of queries and values
+        ('lora'), or biases alone; '' trains the whole encoder.
+      lora_rank: of the adapters.
+      lora_alpha: the adapters are scaled by lora_alpha / lora_rank.
     """
 
     name: str = "bag"
@@ -134,6 +140,9 @@ class ModelSpec:
     checkpoint: str = ""
     remat: bool = False
     scan_layers: bool = False
+    adapter: str = ""
+    lora_rank: int = 16
+    lora_alpha: float = 16.0
 
     def __post_init__(self):
         _validate.one_of("model.name", self.name, MODELS)
@@ -158,6 +167,13 @@ class ModelSpec:
             bound = f"has no effect on model.name={self.name!r} without hidden layers"
             _validate.fail("model.dropout", self.dropout, bound, "set model.hidden")
         _validate.one_of("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        _validate.integer_at_least("model.lora_rank", self.lora_rank, 1)
+        _validate.positive("model.lora_alpha", self.lora_alpha, "16 is usual")
+        if self.adapter:
+            _validate.one_of("model.adapter", self.adapter, ADAPTERS, "'' has none")
+            if self.name != "bert":
+                bound = f"does not go with model.name={self.name!r}"
+                _validate.fail("model.adapter", self.adapter, bound, "use 'bert'")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -222,7 +238,8 @@ class PrivacySpec:
       accountant: one of `ACCOUNTANTS`.
       noise_seed: None takes 128 secret bits from the operating system; a number makes
         the run reproducible and its noise NOT secret.
-      trainable: globs of parameter paths to train; empty = all.
+      trainable: globs of parameter paths to train; empty = all, or what
+        `model.adapter` trains.
       check: compare the clipper with the plain per-example gradient once, at the start.
     """
 
@@ -339,8 +356,8 @@ class TrainSpec:
       eval_every: steps between evaluations; 0 = only at the end.
       checkpoint_every: steps between checkpoints; 0 = only at the end.
       log_every: steps between rows of metrics.
-      augmentation: one of `AUGMENTATIONS`, of every example at every step: images are
-        shifted by up to an eighth of their size (and mirrored), words lost with
+      augmentation: '' or one of `AUGMENTATIONS`, of every example at every step: images
+        are shifted by up to an eighth of their size (and mirrored), words lost with
         probability 0.1.
       augmentations: views of an example that its one gradient is the mean of.
       ema_decay: decay in [0, 1) of a moving average of the parameters, which is what
@@ -355,7 +372,7 @@ class TrainSpec:
     eval_every: int = 0
     checkpoint_every: int = 100
     log_every: int = 10
-    augmentation: str = "none"
+    augmentation: str = ""
     augmentations: int = 1
     ema_decay: float = 0.0
     backend: str = "shard_map"
@@ -371,11 +388,14 @@ class TrainSpec:
         _validate.integer_at_least(
             "train.physical_batch_size", self.physical_batch_size, 0, cure
         )
-        _validate.one_of("train.augmentation", self.augmentation, AUGMENTATIONS)
+        if self.augmentation:
+            cure = "'' does without"
+            field = "train.augmentation"
+            _validate.one_of(field, self.augmentation, AUGMENTATIONS, cure)
         field, copies = "train.augmentations", self.augmentations
         _validate.integer_at_least(field, copies, 1, "1 takes a single view")
-        if copies > 1 and self.augmentation == "none":
-            bound = "makes equal views with train.augmentation='none'"
+        if copies > 1 and not self.augmentation:
+            bound = "makes equal views with train.augmentation=''"
             _validate.fail(field, copies, bound, "choose an augmentation, or 1")
         cure = "0 takes no average; 0.999 is usual"
         _validate.in_half_open_interval("train.ema_decay", self.ema_decay, 0, 1, cure)

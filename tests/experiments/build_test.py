@@ -1,12 +1,14 @@
 """From the config to the pieces of a run, where the config's sizes meet the data's."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
 
 from trustml import config as config_lib
 from trustml import rng, specs
-from trustml.data import augment
+from trustml.data import augment, dataset
 from trustml.experiments import build, train, trust_report
 
 
@@ -103,3 +105,43 @@ def test_augmentation_needs_data_of_its_kind(small):
     assert len(set(np.asarray(got))) > 3, "three views of a short text differ by key"
     plain = make_config(small)
     assert build.loss(plain, data, task) is task.loss
+
+
+def test_an_adapter_says_what_is_trained_unless_the_config_does():
+    def of(**changes):
+        return build.trainable(make_config(**changes))
+
+    assert of() is None
+    assert of(model__name="bert", model__adapter="lora") == ("classifier/*", "*/lora_*")
+    assert of(model__name="bert", model__adapter="bias") == ("classifier/*", "*/bias")
+    own = {"privacy__trainable": ("classifier/*",)}
+    assert of(model__name="bert", model__adapter="bias", **own) == ("classifier/*",)
+
+
+def test_an_adapter_of_the_config_is_built_and_clipped():
+    """The golden checkpoint has no tokenizer, so its task is made on data in memory."""
+    golden = pathlib.Path(__file__).parents[1] / "models" / "golden" / "bert"
+    changes = {
+        "model__name": "bert",
+        "model__adapter": "lora",
+        "model__lora_rank": 3,
+        "model__checkpoint": str(golden),
+        "data__vocabulary": "pretrained",
+        "data__max_length": 4,
+    }
+    config = make_config(**changes)
+    rows = {"tokens": np.ones((8, 4), np.int32), "label": np.zeros(8, np.int32)}
+    data = dataset.Dataset(
+        rows, rows, rows, ("a", "b"), (), None, name="made", source="here",
+        licence="none", group_names={}, digest="made", vocab_size=99,
+        feature_names=(), texts={}, groups={},
+    )  # fmt: skip
+    task = build.task(config, data)
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    assert params["layer_0"]["lora_query"]["a"].shape == (32, 3)
+    clipper = build.clipper(config, build.loss(config, data, task))
+    named = clipper.groups(params)
+    assert len(named.index) == 2 + 2 * 2 * 2
+    biases = build.task(make_config(**changes | {"model__adapter": "bias"}), data)
+    params = jax.eval_shape(biases.init, jax.random.key(0))
+    assert "lora_query" not in params["layer_0"]

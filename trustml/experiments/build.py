@@ -17,7 +17,7 @@ import optax
 
 from trustml import parallel, rng, specs
 from trustml.data import augment, batches, datasets, files
-from trustml.models import bag, bert, bilstm, cnn, hf, mlp, transformer
+from trustml.models import adapters, bag, bert, bilstm, cnn, hf, mlp, transformer
 from trustml.privacy import (
     accounting,
     adam,
@@ -148,7 +148,14 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
                 "model.name='bert', whose embeddings belong to its own tokenizer; set "
                 "data.vocabulary='pretrained'."
             )
-        return bert.classifier(_pretrained(config), classes, **shared)
+        rank = spec.lora_rank if spec.adapter == "lora" else 0
+        return bert.classifier(
+            _pretrained(config),
+            classes,
+            lora_rank=rank,
+            lora_alpha=spec.lora_alpha,
+            **shared,
+        )
     return transformer.classifier(
         data.vocab_size,
         classes,
@@ -160,6 +167,11 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
     )
 
 
+def trainable(config: specs.RunConfig) -> tuple[str, ...] | None:
+    """Globs of the leaves to train: the config's, its adapter's, or None for all."""
+    return config.privacy.trainable or adapters.TRAINABLE.get(config.model.adapter)
+
+
 def loss(config: specs.RunConfig, data: datasets.Dataset, task: Task):
     """The task's loss, over augmented views of the example where the config asks.
 
@@ -167,7 +179,7 @@ def loss(config: specs.RunConfig, data: datasets.Dataset, task: Task):
       ValueError: if the augmentation does not go with this kind of data.
     """
     name = config.train.augmentation
-    if name == "none":
+    if not name:
         return task.loss
     column = "tokens" if name == "word_dropout" else "image"
     if column not in data.train:
@@ -262,7 +274,7 @@ def clipper(
             l2_clip_norm=spec.l2_clip_norm,
             group_size=spec.group_size,
             rule=rule,
-            trainable=spec.trainable or None,
+            trainable=trainable(config),
         )
     return clipping.clipped_grad(
         loss,
@@ -270,7 +282,7 @@ def clipper(
         rule=rule,
         method=spec.method,
         microbatch_size=spec.microbatch_size or None,
-        trainable=spec.trainable or None,
+        trainable=trainable(config),
     )
 
 

@@ -100,7 +100,7 @@ def prepare(
       ValueError: for whatever is out of bounds.
     """
     devices = parallel.devices(config.train.num_devices)
-    selection = config.privacy.trainable or None
+    selection = build.trainable(config)
     keys = jax.random.key(config.seed)
     params = task.init(rng.stream(keys, "init"))
     root = rng.root(config.privacy.noise_seed)

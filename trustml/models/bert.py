@@ -35,7 +35,7 @@ from flax import linen as nn
 
 from trustml import _validate
 from trustml import task as task_lib
-from trustml.models import hf, layers
+from trustml.models import adapters, hf, layers
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -50,6 +50,7 @@ _ACTIVATIONS = {
 
 
 POOLINGS = ("mean", "cls", "first_last")
+_ADAPTED = ("lora_query", "lora_value")  # in every layer
 
 
 class BertConfig(NamedTuple):
@@ -87,6 +88,8 @@ class Layer(nn.Module):
     dropout: float
     dtype: Any
     train: bool
+    lora_rank: int = 0
+    lora_alpha: float = 1.0
 
     @nn.compact
     def __call__(self, x, mask):
@@ -99,10 +102,17 @@ class Layer(nn.Module):
         def norm(name):
             return layers.LayerNorm(config.norm_epsilon, name=name)
 
+        def adapted(y, name):
+            if not self.lora_rank:
+                return y
+            sizes = (config.width, self.lora_rank, self.lora_alpha, self.dtype)
+            return y + adapters.LowRank(*sizes, name=name)(x)
+
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
         query, key, value = (
             dense(config.width, name)(x) for name in ("query", "key", "value")
         )
+        query, value = map(adapted, (query, value), _ADAPTED)
         h = layers.attend(query, key, value, mask, config.heads)
         h = drop(dense(config.width, "out")(h))
         x = norm("norm_attention")(x + h)
@@ -120,6 +130,8 @@ class Network(nn.Module):
     dropout: float = 0.0
     compute_dtype: str = "float32"
     remat: bool = False
+    lora_rank: int = 0
+    lora_alpha: float = 1.0
     train: bool = False
 
     def setup(self):
@@ -136,7 +148,14 @@ class Network(nn.Module):
         self.norm = layers.LayerNorm(config.norm_epsilon)
         layer = nn.remat(Layer) if self.remat else Layer
         self.layer = [
-            layer(config, self.dropout, self.dtype, self.train)
+            layer(
+                config,
+                self.dropout,
+                self.dtype,
+                self.train,
+                self.lora_rank,
+                self.lora_alpha,
+            )
             for _ in range(config.depth)
         ]
         self.drop = nn.Dropout(self.dropout, deterministic=not self.train)
@@ -403,11 +422,13 @@ def classifier(
     dropout: float = 0.0,
     compute_dtype: str = "float32",
     remat: bool = False,
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
 ) -> task_lib.Task:
     """A pretrained encoder with a fresh linear head, as a `Task`.
 
-    `init` reads the checkpoint, so no copy of it is kept; only the head depends on its
-    key. `embed` gives word embeddings, before positions and normalisation.
+    `init` reads the checkpoint, so no copy of it is kept; only the head and adapters
+    depend on its key. `embed` gives word embeddings, before positions and layer norm.
 
     Args:
       directory: as for `load`.
@@ -420,6 +441,9 @@ def classifier(
       compute_dtype: 'float32' or 'bfloat16', of activations; parameters and logits stay
         float32.
       remat: recompute layers in the backward pass.
+      lora_rank: r >= 1 puts low-rank adapters (`trustml.models.adapters`) beside the
+        query and value projections of every layer; 0 has none.
+      lora_alpha: > 0; what the adapters add is scaled by lora_alpha / lora_rank.
 
     Raises:
       FileNotFoundError: as `load`.
@@ -444,6 +468,8 @@ def classifier(
         layers.dropout_rate("model.dropout", dropout),
         _validate.one_of("model.compute_dtype", compute_dtype, layers.DTYPES),
         _validate.boolean("model.remat", remat),
+        _validate.integer_at_least("model.lora_rank", lora_rank, 0, "0 adds none"),
+        _validate.positive("model.lora_alpha", lora_alpha, "16 is usual"),
     )
     _, forward, predict = layers.functions(
         module, layers.text_dummy(1), rngs=dropout > 0
@@ -454,11 +480,19 @@ def classifier(
 
     def init(key):
         _, params = load(directory)
+        for_head, for_adapters = jax.random.split(key) if lora_rank else (key, None)
         fresh = {
-            "kernel": normal(key, (width, num_classes), jnp.float32),
+            "kernel": normal(for_head, (width, num_classes), jnp.float32),
             "bias": jnp.zeros(num_classes, jnp.float32),
         }
-        return jax.tree.map(jnp.asarray, params) | {"classifier": fresh}
+        params = jax.tree.map(jnp.asarray, params) | {"classifier": fresh}
+        if for_adapters is not None:
+            keys = jax.random.split(for_adapters, (config.depth, len(_ADAPTED)))
+            for i in range(config.depth):
+                for name, own in zip(_ADAPTED, keys[i], strict=True):
+                    sizes = (config.width, lora_rank, config.width)
+                    params[f"layer_{i}"][name] = adapters.init(own, *sizes)
+        return params
 
     return task_lib.classification(
         init, predict, forward=forward, embed=embed, head=head
