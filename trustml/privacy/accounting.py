@@ -251,12 +251,12 @@ def _loss(
         return _MonteCarloLoss(event, draws)
     if accountant == "pld":
         return _PldLoss(event, relation)
-    with _quiet():
+    with quiet():
         return rdp.RdpAccountant(neighboring_relation=relation).compose(event)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Drops dp-accounting's word that an RDP order is left out, which only loosens."""
 
     def keep(record: logging.LogRecord) -> bool:
