@@ -270,20 +270,20 @@ def make_step(
             if mechanism is not None:
                 within = None if norms is None else bits
                 noisy, noise_state = mechanism.update(noisy, noise_state, within)
-            grads = jax.tree.map(
+            mean = jax.tree.map(
                 lambda s, p: (s / expected_batch_size).astype(p.dtype), noisy, train
             )
-            updates, opt_state = optimizer.update(grads, state.opt_state, train)
+            updates, opt_state = optimizer.update(mean, state.opt_state, train)
             train = optax.apply_updates(train, updates)
             params = trainable_lib.combine(train, frozen)
-            mean = state.average
+            averaged = state.average
             if ema_decay:
-                mean = average.update(mean, train, state.step, ema_decay)
+                averaged = average.update(averaged, train, state.step, ema_decay)
             bad = state.nonfinite + counts.nonfinite.astype(jnp.int32)
             partial, none = zeros
             step = state.step + 1
             return TrainState(
-                step, params, opt_state, noise_state, partial, none, bad, mean
+                step, params, opt_state, noise_state, partial, none, bad, averaged
             )
 
         def wait(state):

@@ -18,5 +18,6 @@ Example::
     noisy, state = made.mechanism.update(sums, state)
     mean = jax.tree.map(lambda s: s / made.expected_batch_size, noisy)
 
-How the clipped sum costs little more than an ordinary gradient: `factored`.
+Around these: `adam` (Adam that knows the noise), `search` (hyper-parameters chosen
+privately). How the clipped sum costs little more than an ordinary gradient: `factored`.
 """
