@@ -90,12 +90,36 @@ WRONG = [
     ({"model__compute_dtype": "float16"}, ["model.compute_dtype", "bfloat16"]),
     ({"model__checkpoint": "no/dir"}, ["model.checkpoint='no/dir'", "looked for /"]),
     ({"model__name": "transformer", "model__heads": 3}, ["model.heads=3", "divide"]),
+    ({"model__adapter": "lora"}, ["model.adapter='lora'", "model.name='bag'"]),
+    (
+        {"model__name": "bert", "model__adapter": "lroa"},
+        ["model.adapter='lroa'", "'lora'"],
+    ),
+    ({"model__lora_rank": 0}, ["model.lora_rank=0", ">= 1"]),
+    ({"model__lora_alpha": 0.0}, ["model.lora_alpha=0.0", "> 0"]),
     ({"optimizer__name": "adm"}, ["optimizer.name='adm'", "'adam'"]),
     ({"optimizer__learning_rate": 0.0}, ["optimizer.learning_rate=0.0", "> 0"]),
     ({"optimizer__schedule": "cos"}, ["optimizer.schedule='cos'", "'cosine'"]),
     ({"optimizer__warmup_steps": 1000}, ["warmup_steps=1000", "train.steps=1000"]),
     ({"optimizer__weight_decay": -1.0}, ["optimizer.weight_decay=-1.0", ">= 0"]),
     ({"optimizer__momentum": 1.0}, ["optimizer.momentum=1.0", "below 1"]),
+    ({"optimizer__variance_floor": 0.0}, ["optimizer.variance_floor=0.0", "> 0"]),
+    (
+        {"optimizer__name": "adam_bc", "privacy__enabled": False},
+        ["optimizer.name='adam_bc'", "privacy.enabled=False", "choose adam"],
+    ),
+    (
+        {"optimizer__name": "adam_bc", "privacy__rule": "quantile"},
+        ["optimizer.name='adam_bc'", "privacy.rule='quantile'", "choose adam"],
+    ),
+    (
+        {
+            "optimizer__name": "adam_bc",
+            "privacy__noise_schedule": "inverse",
+            "privacy__noise_decay": 0.1,
+        },
+        ["optimizer.name='adam_bc'", "noise_schedule='inverse'", "choose adam"],
+    ),
     ({"privacy__epsilon": -1.0}, ["privacy.epsilon=-1.0", "enabled=False"]),
     ({"privacy__epsilon": float("nan")}, ["privacy.epsilon=nan", "finite"]),
     ({"privacy__epsilon": None}, ["privacy.epsilon=None", "set exactly one"]),
@@ -159,6 +183,10 @@ WRONG = [
     ({"train__physical_batch_size": -1}, ["train.physical_batch_size=-1", ">= 0"]),
     ({"train__eval_every": -1}, ["train.eval_every=-1", "only at the end"]),
     ({"train__checkpoint_every": -1}, ["train.checkpoint_every=-1", "at the end"]),
+    ({"train__augmentation": "shfit"}, ["train.augmentation", "'shift'"]),
+    ({"train__augmentations": 0}, ["train.augmentations=0", ">= 1"]),
+    ({"train__augmentations": 4}, ["train.augmentations=4", "choose an augmentation"]),
+    ({"train__ema_decay": 1.0}, ["train.ema_decay=1.0", "below 1"]),
     ({"train__log_every": 0}, ["train.log_every=0", ">= 1"]),
     ({"train__backend": "pmp"}, ["train.backend='pmp'", "'pmap'"]),
     ({"train__num_devices": -1}, ["train.num_devices=-1", "0 = all"]),
@@ -203,6 +231,8 @@ def test_wrong_configs_get_one_sentence(changes, parts):
         {"privacy__epsilon": None, "privacy__noise_multiplier": 1.1},
         {"privacy__epsilon": None, "privacy__enabled": False},
         {"privacy__noise_seed": 2**128 - 1},
+        {"optimizer__name": "adam_bc"},
+        {"optimizer__name": "adam", "privacy__rule": "quantile"},
         {"privacy__trainable": ["*/bias"]},
         {"experiment": "trust_report", "privacy__epsilon": None},
         {"train__physical_batch_size": 4096},
@@ -211,6 +241,12 @@ def test_wrong_configs_get_one_sentence(changes, parts):
 )
 def test_right_configs_pass(changes):
     config.from_config_dict(_made(**changes))
+
+
+def test_without_privacy_adam_has_nothing_to_correct():
+    run = config.from_config_dict(_made(optimizer__name="adam_bc")).without_privacy()
+    assert run.optimizer.name == "adam" and not run.privacy.enabled
+    assert run.privacy.epsilon is None
 
 
 def test_a_path_makes_it_a_file(tmp_path):

@@ -21,9 +21,13 @@ DATASETS = (
 )
 VOCABULARIES = ("hashed", "train", "pretrained")
 MODELS = ("bag", "mlp", "cnn", "bilstm", "transformer", "bert")
+ADAPTERS = ("lora", "bias")
 POOLINGS = ("mean", "sqrtn", "cls", "first_last", "every_second", "all_layers")
 COMPUTE_DTYPES = ("float32", "bfloat16")
-OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "lamb", "lion", "adagrad", "rmsprop")
+OPTIMIZERS = (
+    *("sgd", "momentum", "adam", "adam_bc", "adamw", "lamb", "lion"),
+    *("adagrad", "rmsprop"),
+)
 SCHEDULES = ("constant", "cosine", "linear")
 RELATIONS = ("add_or_remove_one", "replace_one", "replace_special")
 RULES = ("flat", "per_layer", "automatic", "psac", "quantile")
@@ -31,6 +35,7 @@ METHODS = ("auto", "book_keeping", "ghost", "vmap")
 SAMPLERS = ("poisson", "fixed_size", "shuffled", "truncated_poisson", "balls_in_bins")
 NOISE_SCHEDULES = ("constant", "exponential", "inverse", "stairs")
 ACCOUNTANTS = ("pld", "rdp", "monte_carlo")
+AUGMENTATIONS = ("shift", "shift_flip", "word_dropout")
 BACKENDS = ("shard_map", "pmap")
 
 _POOLINGS_OF = {
@@ -123,6 +128,11 @@ class ModelSpec:
       checkpoint: directory in the Hugging Face layout ('bert').
       remat: recompute activations in the backward pass.
       scan_layers: one scan over stacked blocks in place of an unrolled stack.
+      adapter: one of `ADAPTERS`, what is trained of 'bert' beside the head where
+        `privacy.trainable` does not say: low-rank adapters of queries and values
+        ('lora'), or biases alone; '' trains the whole encoder.
+      lora_rank: of the adapters.
+      lora_alpha: the adapters are scaled by lora_alpha / lora_rank.
     """
 
     name: str = "bag"
@@ -140,6 +150,9 @@ class ModelSpec:
     checkpoint: str = ""
     remat: bool = False
     scan_layers: bool = False
+    adapter: str = ""
+    lora_rank: int = 16
+    lora_alpha: float = 16.0
 
     def __post_init__(self):
         _validate.one_of("model.name", self.name, MODELS)
@@ -171,6 +184,13 @@ class ModelSpec:
             bound = f"has no effect on model.name={self.name!r} without hidden layers"
             _validate.fail("model.dropout", self.dropout, bound, "set model.hidden")
         _validate.one_of("model.compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        _validate.integer_at_least("model.lora_rank", self.lora_rank, 1)
+        _validate.positive("model.lora_alpha", self.lora_alpha, "16 is usual")
+        if self.adapter:
+            _validate.one_of("model.adapter", self.adapter, ADAPTERS, "'' has none")
+            if self.name != "bert":
+                bound = f"does not go with model.name={self.name!r}"
+                _validate.fail("model.adapter", self.adapter, bound, "use 'bert'")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,12 +198,15 @@ class OptimizerSpec:
     """How it learns: an optax optimizer, applied after the noise.
 
     Attributes:
-      name: one of `OPTIMIZERS`.
+      name: one of `OPTIMIZERS`; 'adam_bc' is Adam without the noise's share of the
+        second moment, for private runs with one noise throughout.
       learning_rate: the peak of the schedule.
       schedule: one of `SCHEDULES`; the last two end at 0.
       warmup_steps: steps of linear warm-up.
       weight_decay: decoupled weight decay, per step and unit of learning rate.
       momentum: of 'momentum', and b1 of the adaptive ones; in [0, 1).
+      variance_floor: least second moment of 'adam_bc', as a share of the variance of
+        the noise; > 0.
     """
 
     name: str = "adam"
@@ -192,6 +215,7 @@ class OptimizerSpec:
     warmup_steps: int = 0
     weight_decay: float = 0.0
     momentum: float = 0.9
+    variance_floor: float = 0.01
 
     def __post_init__(self):
         _validate.one_of("optimizer.name", self.name, OPTIMIZERS)
@@ -200,6 +224,8 @@ class OptimizerSpec:
         _validate.integer_at_least("optimizer.warmup_steps", self.warmup_steps, 0)
         _validate.non_negative("optimizer.weight_decay", self.weight_decay)
         _validate.in_half_open_interval("optimizer.momentum", self.momentum, 0, 1)
+        cure = "0.01 is usual"
+        _validate.positive("optimizer.variance_floor", self.variance_floor, cure)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,7 +257,8 @@ class PrivacySpec:
       accountant: one of `ACCOUNTANTS`; 'monte_carlo' goes with 'balls_in_bins' alone.
       noise_seed: None takes 128 secret bits from the operating system; a number makes
         the run reproducible and its noise NOT secret.
-      trainable: globs of parameter paths to train; empty = all.
+      trainable: globs of parameter paths to train; empty = all, or what
+        `model.adapter` trains.
       check: compare the clipper with the plain per-example gradient once, at the start.
     """
 
@@ -367,6 +394,12 @@ class TrainSpec:
       eval_every: steps between evaluations; 0 = only at the end.
       checkpoint_every: steps between checkpoints; 0 = only at the end.
       log_every: steps between rows of metrics.
+      augmentation: '' or one of `AUGMENTATIONS`, of every example at every step: images
+        are shifted by up to an eighth of their size (and mirrored), words lost with
+        probability 0.1.
+      augmentations: views of an example that its one gradient is the mean of.
+      ema_decay: decay in [0, 1) of a moving average of the parameters, which is what
+        is evaluated and returned; 0 = none.
       backend: one of `BACKENDS`.
       num_devices: devices used; 0 = all.
     """
@@ -377,6 +410,9 @@ class TrainSpec:
     eval_every: int = 0
     checkpoint_every: int = 100
     log_every: int = 10
+    augmentation: str = ""
+    augmentations: int = 1
+    ema_decay: float = 0.0
     backend: str = "shard_map"
     num_devices: int = 0
 
@@ -390,6 +426,17 @@ class TrainSpec:
         _validate.integer_at_least(
             "train.physical_batch_size", self.physical_batch_size, 0, cure
         )
+        if self.augmentation:
+            cure = "'' does without"
+            field = "train.augmentation"
+            _validate.one_of(field, self.augmentation, AUGMENTATIONS, cure)
+        field, copies = "train.augmentations", self.augmentations
+        _validate.integer_at_least(field, copies, 1, "1 takes a single view")
+        if copies > 1 and not self.augmentation:
+            bound = "makes equal views with train.augmentation=''"
+            _validate.fail(field, copies, bound, "choose an augmentation, or 1")
+        cure = "0 takes no average; 0.999 is usual"
+        _validate.in_half_open_interval("train.ema_decay", self.ema_decay, 0, 1, cure)
         _validate.one_of("train.backend", self.backend, BACKENDS)
         _validate.integer_at_least("train.num_devices", self.num_devices, 0, "0 = all")
 
@@ -497,6 +544,8 @@ class RunConfig:
             bound = f"must be <= train.physical_batch_size={most}"
             cure = "0 takes the whole physical batch at once"
             _validate.fail("privacy.microbatch_size", chunk, bound, cure)
+        if self.optimizer.name == "adam_bc":
+            self._check_adam_bc()
         if self.experiment == "compare":
             self._check_compare()
         if self.model.cache_features:
@@ -508,6 +557,34 @@ class RunConfig:
                 bound = "and privacy.noise_multiplier=None leave the noise open"
                 cure = "set exactly one, or privacy.enabled=False"
                 _validate.fail("privacy.epsilon", None, bound, cure)
+
+    def without_privacy(self) -> "RunConfig":
+        """The same run as experiment 'train' without noise or clipping."""
+        privacy = dataclasses.replace(
+            self.privacy, enabled=False, epsilon=None, noise_multiplier=None
+        )
+        optimizer = self.optimizer
+        if optimizer.name == "adam_bc":  # without noise nothing is to be corrected
+            optimizer = dataclasses.replace(optimizer, name="adam")
+        return dataclasses.replace(
+            self, experiment="train", privacy=privacy, optimizer=optimizer
+        )
+
+    def _check_adam_bc(self):
+        field, cure = "optimizer.name", "choose adam"
+        if not self.privacy.enabled:
+            bound = "corrects for noise, and privacy.enabled=False adds none"
+            _validate.fail(field, "adam_bc", bound, cure)
+        moving = []
+        if self.privacy.noise_schedule != "constant":
+            moving.append(f"privacy.noise_schedule={self.privacy.noise_schedule!r}")
+        if self.privacy.rule == "quantile":
+            moving.append("privacy.rule='quantile'")
+        if self.privacy.bands > 1:
+            moving.append(f"privacy.bands={self.privacy.bands}")
+        if moving:
+            bound = f"needs one noise throughout, and {' and '.join(moving)} changes it"
+            _validate.fail(field, "adam_bc", bound, cure)
 
     def _check_compare(self):
         cure = "experiment='compare' sets eDP-SGD beside exact clipping"
@@ -529,6 +606,11 @@ class RunConfig:
             bound = "trains the encoder, whose features model.cache_features=True keeps"
             cure = "set it to ('classifier/*', 'wide/*'), or do not keep them"
             _validate.fail("privacy.trainable", chosen, bound, cure)
+        if self.train.augmentation:
+            bound = "changes texts whose features model.cache_features=True keeps"
+            _validate.fail(
+                "train.augmentation", self.train.augmentation, bound, "set it to ''"
+            )
 
     def _check_trust_report(self):
         cure = "set report.epsilons, the budgets that a trust_report compares"

@@ -8,7 +8,7 @@ import pytest
 
 from trustml import config as config_lib
 from trustml import rng, specs
-from trustml.data import datasets
+from trustml.data import augment, datasets
 from trustml.experiments import build, train, trust_report
 from trustml.models import bert
 
@@ -144,3 +144,65 @@ def test_a_frozen_encoder_reads_each_text_once(monkeypatch):
             jax.jit(encoder.pooled)(encoder.params, last),
             atol=1e-5,
         )
+
+
+def test_augmentation_needs_data_of_its_kind(small):
+    config = make_config(small, train__augmentation="shift", train__batch_size=32)
+    data = build.dataset(config)
+    task = build.task(config, data)
+    with pytest.raises(ValueError, match="'shift' needs data with 'image'"):
+        build.loss(config, data, task)
+    words = make_config(
+        small, train__augmentation="word_dropout", train__augmentations=3
+    )
+    params = task.init(jax.random.key(0))
+    example = {name: column[0] for name, column in data.train.items()}
+    loss = build.loss(words, data, task)
+    want = augment.average(task.loss, augment.word_dropout(0.1), 3)
+    keys = jax.random.split(jax.random.key(0), 8)
+    got = jax.vmap(loss, (None, None, 0))(params, example, keys)
+    same = jax.vmap(want, (None, None, 0))(params, example, jax.random.clone(keys))
+    np.testing.assert_array_equal(got, same)
+    assert len(set(np.asarray(got))) > 3, "three views of a short text differ by key"
+    plain = make_config(small)
+    assert build.loss(plain, data, task) is task.loss
+
+
+def test_an_adapter_says_what_is_trained_unless_the_config_does():
+    def of(**changes):
+        return build.trainable(make_config(**changes))
+
+    assert of() is None
+    assert of(model__name="bert", model__adapter="lora") == ("classifier/*", "*/lora_*")
+    assert of(model__name="bert", model__adapter="bias") == ("classifier/*", "*/bias")
+    own = {"privacy__trainable": ("classifier/*",)}
+    assert of(model__name="bert", model__adapter="bias", **own) == ("classifier/*",)
+
+
+def test_an_adapter_of_the_config_is_built_and_clipped():
+    """The golden checkpoint has no tokenizer, so its task is made on data in memory."""
+    golden = pathlib.Path(__file__).parents[1] / "models" / "golden" / "bert"
+    changes = {
+        "model__name": "bert",
+        "model__adapter": "lora",
+        "model__lora_rank": 3,
+        "model__checkpoint": str(golden),
+        "data__vocabulary": "pretrained",
+        "data__max_length": 4,
+    }
+    config = make_config(**changes)
+    rows = {"tokens": np.ones((8, 4), np.int32), "label": np.zeros(8, np.int32)}
+    data = dataset.Dataset(
+        rows, rows, rows, ("a", "b"), (), None, name="made", source="here",
+        licence="none", group_names={}, digest="made", vocab_size=99,
+        feature_names=(), texts={}, groups={},
+    )  # fmt: skip
+    task = build.task(config, data)
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    assert params["layer_0"]["lora_query"]["a"].shape == (32, 3)
+    clipper = build.clipper(config, build.loss(config, data, task))
+    named = clipper.groups(params)
+    assert len(named.index) == 2 + 2 * 2 * 2
+    biases = build.task(make_config(**changes | {"model__adapter": "bias"}), data)
+    params = jax.eval_shape(biases.init, jax.random.key(0))
+    assert "lora_query" not in params["layer_0"]

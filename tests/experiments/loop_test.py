@@ -139,6 +139,86 @@ def test_frozen_parameters_do_not_move(tmp_path):
     assert all(changed == ("head" in path) for path, changed in moved.items())
 
 
+@pytest.mark.parametrize("private", [True, False])
+def test_average_equals_a_loop(tmp_path, private):
+    """On the private path and without; every value of d_t's minimum is taken."""
+    decay, selection = 0.35, ("*head*",)
+    config = make_config(
+        train__ema_decay=decay,
+        train__steps=6,
+        privacy__trainable=selection,
+        privacy__enabled=private,
+    )
+    data = make_data()
+    ready = step_lib.prepare(config, data, MLP)
+    state, step = ready.state, jax.jit(ready.step)
+    want = start(config, MLP)
+    rates = []
+    for t in range(6):
+        for physical in ready.sampler.physical(t):
+            rows = step_lib.rows_of(data.train, physical, ready.devices)
+            state, _ = step(state, rows, np.bool_(physical.last))
+        rates.append(min(decay, (1 + t) / (10 + t)))
+        want = jax.tree.map(
+            lambda a, x, d=rates[-1]: d * a + (1 - d) * np.asarray(x),
+            want,
+            state.params,
+        )
+    assert decay in rates and rates[0] == 0.1 and len(set(rates)) > 3
+    got = step_lib.trained(state, selection)
+    assert_close(got, want, 1e-6)
+    apart = optax.tree.norm(optax.tree.sub(want, state.params))
+    assert apart > 0.02, "the average is not the last"
+    assert_close(fit(config, data, MLP, tmp_path).params, got, 0)
+
+
+def test_a_killed_run_keeps_its_average(tmp_path, monkeypatch):
+    config = make_config(
+        train__ema_decay=0.8,
+        train__steps=5,
+        train__log_every=1,
+        train__checkpoint_every=3,
+    )
+    data = make_data()
+    whole = fit(config, data, MLP, tmp_path / "whole")
+    write = loop.writer_lib.Writer.write
+
+    def dying(self, step, row):
+        if step == 5:
+            raise KeyboardInterrupt
+        write(self, step, row)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop.writer_lib.Writer, "write", dying)
+        fit(config, data, MLP, tmp_path / "killed")
+    resumed = fit(config, data, MLP, tmp_path / "killed")
+    assert_close(resumed.params, whole.params, 0)
+    assert resumed.rows == whole.rows
+    last = [row.get("nonprivate/valid_accuracy_last") for row in whole.rows]
+    assert last[-1] is not None and not any(last[:-1])
+
+
+def test_adam_is_corrected_by_the_noise_of_the_plan(tmp_path):
+    """Pure noise of one step: v^ - Phi is small, so what divides is the floor, 24 Phi.
+
+    A draw beyond five standard deviations would pass it; of 1000 none is.
+    """
+    width = 1000
+    config = make_config(
+        optimizer__name="adam_bc", optimizer__variance_floor=24.0, train__steps=1
+    )
+    trained = fit(config, make_data(), _silent_task(width), tmp_path)
+    noise = trained.plan.noise_stddev() / config.train.batch_size
+    root = rng.root(config.privacy.noise_seed)
+    zeros = {"w": jnp.zeros(width)}
+    mechanism = trained.plan.mechanism
+    drawn = mechanism.update(zeros, mechanism.init(root))[0]["w"]
+    mean = np.asarray(drawn) / config.train.batch_size
+    assert np.max(np.abs(mean)) < 5 * noise, "the floor holds throughout"
+    want = -config.optimizer.learning_rate * mean / (np.sqrt(24.0) * noise)
+    np.testing.assert_allclose(trained.params["w"], want, rtol=1e-4)
+
+
 def _silent_task(width):
     """Its gradient is zero, so all that moves its parameters is the noise."""
     log_probs = jnp.log(jnp.array([0.5, 0.5], jnp.float32))

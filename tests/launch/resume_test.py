@@ -33,6 +33,7 @@ _OVERRIDES = {
     "train.log_every": 1,
     "train.checkpoint_every": 3,
     "train.eval_every": 10,
+    "train.ema_decay": 0.9,
 }
 
 
@@ -90,6 +91,7 @@ def record(workdir: pathlib.Path):
     paths = [leaf["path"] for leaf in table["leaves"]]
     assert any("params" in path for path in paths)
     assert any("noise" in path for path in paths)
+    assert any("average" in path for path in paths)
     return (workdir / "metrics.jsonl").read_bytes(), table["leaves"]
 
 

@@ -21,10 +21,11 @@ import rich.console
 import rich.progress
 
 from trustml import parallel, rng, specs
-from trustml.data import batches, datasets, files
-from trustml.models import bag, bert, bilstm, cnn, hf, mlp, transformer
+from trustml.data import augment, batches, datasets, files
+from trustml.models import adapters, bag, bert, bilstm, cnn, hf, mlp, transformer
 from trustml.privacy import (
     accounting,
+    adam,
     clipping,
     correlated_noise,
     edp_sgd,
@@ -187,7 +188,15 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
                 "model.name='bert', whose embeddings belong to its own tokenizer; set "
                 "data.vocabulary='pretrained'."
             )
-        return bert.classifier(_pretrained(config), classes, wide=spec.wide, **shared)
+        rank = spec.lora_rank if spec.adapter == "lora" else 0
+        return bert.classifier(
+            _pretrained(config),
+            classes,
+            wide=spec.wide,
+            lora_rank=rank,
+            lora_alpha=spec.lora_alpha,
+            **shared,
+        )
     return transformer.classifier(
         data.vocab_size,
         classes,
@@ -199,8 +208,43 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
     )
 
 
-def optimizer(config: specs.RunConfig) -> optax.GradientTransformation:
-    """The optax optimizer with its schedule."""
+def trainable(config: specs.RunConfig) -> tuple[str, ...] | None:
+    """Globs of the leaves to train: the config's, its adapter's, or None for all."""
+    return config.privacy.trainable or adapters.TRAINABLE.get(config.model.adapter)
+
+
+def loss(config: specs.RunConfig, data: datasets.Dataset, task: Task):
+    """The task's loss, over augmented views of the example where the config asks.
+
+    Raises:
+      ValueError: if the augmentation does not go with this kind of data.
+    """
+    name = config.train.augmentation
+    if not name:
+        return task.loss
+    column = "tokens" if name == "word_dropout" else "image"
+    if column not in data.train:
+        raise ValueError(
+            f"train.augmentation={name!r} needs data with '{column}', and "
+            f"data.name={data.name!r} has {sorted(data.train)}; choose another."
+        )
+    if name == "word_dropout":
+        made = augment.word_dropout(0.1)
+    else:
+        height = data.train["image"].shape[1]
+        made = augment.shift(max(1, height // 8), flip=name == "shift_flip")
+    return augment.average(task.loss, made, config.train.augmentations)
+
+
+def optimizer(
+    config: specs.RunConfig, noise_variance: float | None = None
+) -> optax.GradientTransformation:
+    """The optax optimizer with its schedule.
+
+    Args:
+      config: of the run.
+      noise_variance: of the mean gradient, which 'adam_bc' needs.
+    """
     spec, steps = config.optimizer, config.train.steps
     after = max(1, steps - spec.warmup_steps)
     rate = {
@@ -216,6 +260,7 @@ def optimizer(config: specs.RunConfig) -> optax.GradientTransformation:
         "sgd": lambda: optax.sgd(rate),
         "momentum": lambda: optax.sgd(rate, momentum=b1),
         "adam": lambda: optax.adam(rate, b1=b1),
+        "adam_bc": lambda: _adam_bc(spec, rate, noise_variance),
         "adamw": lambda: optax.adamw(rate, b1=b1, weight_decay=decay),
         "lamb": lambda: optax.lamb(rate, b1=b1, weight_decay=decay),
         "lion": lambda: optax.lion(rate, b1=b1, weight_decay=decay),
@@ -228,6 +273,20 @@ def optimizer(config: specs.RunConfig) -> optax.GradientTransformation:
             f"optimizer.name={spec.name!r}; choose adamw, lamb or lion."
         )
     return made
+
+
+def _adam_bc(spec: specs.OptimizerSpec, rate, noise_variance: float | None):
+    if noise_variance is None:
+        raise ValueError(
+            "optimizer.name='adam_bc' needs the variance of the noise, and this run "
+            "adds none; choose adam."
+        )
+    return adam.dp_adam_bc(
+        rate,
+        b1=spec.momentum,
+        noise_variance=noise_variance,
+        floor=spec.variance_floor,
+    )
 
 
 def physical_batch_size(config: specs.RunConfig, num_devices: int) -> int:
@@ -256,7 +315,7 @@ def clipper(
             l2_clip_norm=spec.l2_clip_norm,
             group_size=spec.group_size,
             rule=rule,
-            trainable=spec.trainable or None,
+            trainable=trainable(config),
         )
     return clipping.clipped_grad(
         loss,
@@ -264,7 +323,7 @@ def clipper(
         rule=rule,
         method=spec.method,
         microbatch_size=spec.microbatch_size or None,
-        trainable=spec.trainable or None,
+        trainable=trainable(config),
     )
 
 
@@ -344,15 +403,23 @@ def _noise_schedule(config: specs.RunConfig, sampled: sampling.Sampler):
     }[spec.noise_schedule]()
 
 
+def noise_variance(config: specs.RunConfig, made: plan_lib.Plan) -> float | None:
+    """What `optimizer` needs to know of the plan's noise; None where nothing."""
+    wanted = config.optimizer.name == "adam_bc"
+    return adam.noise_variance(made) if wanted else None
+
+
 def check(config: specs.RunConfig, data: datasets.Dataset, task: Task) -> None:
     """Raises what would stop the run later, before anything is trained."""
-    optimizer(config)
     num_devices = len(parallel.devices(config.train.num_devices))
     size = batches.size(data.train)
     sampled = sampler(config, size, num_devices, rng.root(config.privacy.noise_seed))
+    variance = None
     if config.privacy.enabled:
         shapes = jax.eval_shape(task.init, jax.random.key(0))
-        plan(config, clipper(config, task.loss), sampled, shapes)
+        clipped = clipper(config, loss(config, data, task))
+        variance = noise_variance(config, plan(config, clipped, sampled, shapes))
+    optimizer(config, variance)
 
 
 def check_batch_sizes(config: specs.RunConfig, num_examples: int) -> None:

@@ -100,8 +100,7 @@ def _epoch_seconds(config, data, task, path: pathlib.Path) -> dict[str, np.ndarr
         found = json.loads(path.read_text())
         return {name: np.array(times) for name, times in found.items()}
     ways = variants(config)
-    off = dataclasses.replace(config.privacy, enabled=False, noise_multiplier=None)
-    plain = dataclasses.replace(config, experiment="train", privacy=off)
+    plain = config.without_privacy()
     print("timing an epoch of each way, a minute or two ...")
     timed = epoch_time.measure(ways | {PLAIN: plain}, data, task, loop_of=EXACT)
     path.parent.mkdir(parents=True, exist_ok=True)

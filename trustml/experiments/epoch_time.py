@@ -110,13 +110,14 @@ def _steps(config, data, task) -> tuple[Callable[[int], None], float]:
 def _loop(config, data, task, examples) -> tuple[Callable[[int], None], float]:
     """One example at a time; an epoch has as many loops as batches of `examples`."""
     clip_norm = config.privacy.l2_clip_norm
-    optimizer = build.optimizer(config)
+    optimizer = build.optimizer(config, (clip_norm / examples) ** 2)
     params = task.init(rng.stream(jax.random.key(config.seed), "init"))
     size = len(data.train["label"])
+    loss = build.loss(config, data, task)
 
     @jax.jit
     def add(sums, params, example, key):
-        grads = jax.grad(task.loss)(params, example, key)
+        grads = jax.grad(loss)(params, example, key)
         norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
         factor = clip_norm / jnp.maximum(norm, clip_norm)
         return jax.tree.map(lambda s, g: s + factor * g, sums, grads)

@@ -47,7 +47,7 @@ class Cost(NamedTuple):
 class Trained(NamedTuple):
     """A trained model and its record."""
 
-    params: Any
+    params: Any  # averaged, where the config asks for it
     plan: plan_lib.Plan | None
     clipper: step_lib.Clipper | None
     rows: list[dict[str, Any]]  # of metrics.jsonl
@@ -120,7 +120,7 @@ def fit(
                 seconds.append((time.perf_counter() - clock) / (now - first))
                 first, clock = now, time.perf_counter()
                 if _due(every.eval_every, now, total):
-                    row |= _valid(task, state.params, data)
+                    row |= _valid(task, state, ready.selection, data)
                     clock = time.perf_counter()
                 out.write(now, row)
             if _due(every.checkpoint_every, now, total):
@@ -134,7 +134,8 @@ def fit(
     )
     cost = _remembered(cost, workdir / "cost.json")
     rows_written = writer_lib.read(workdir / "metrics.jsonl")
-    return Trained(state.params, plan, ready.clipper, rows_written, cost)
+    params = step_lib.trained(state, ready.selection)
+    return Trained(params, plan, ready.clipper, rows_written, cost)
 
 
 def _due(every: int, step: int, total: int) -> bool:
@@ -161,9 +162,15 @@ def _metrics(counts: step_lib.Counts, plan, step: int) -> dict[str, Any]:
     return row
 
 
-def _valid(task, params, data) -> dict[str, float]:
-    found = evaluate.predictions(task, params, data.valid)
-    return {"nonprivate/valid_accuracy": float(np.mean(found.correct))}
+def _valid(task, state, selection, data) -> dict[str, float]:
+    """Accuracy of what training returns and, under an average, of the last as well."""
+    used = {"nonprivate/valid_accuracy": step_lib.trained(state, selection)}
+    if jax.tree.leaves(state.average):
+        used["nonprivate/valid_accuracy_last"] = state.params
+    return {
+        name: float(np.mean(evaluate.predictions(task, params, data.valid).correct))
+        for name, params in used.items()
+    }
 
 
 def _remembered(cost: Cost, path: pathlib.Path) -> Cost:

@@ -25,7 +25,7 @@ import optax
 from trustml import parallel, rng, specs
 from trustml import task as task_lib
 from trustml.data import batches, datasets
-from trustml.experiments import build
+from trustml.experiments import average, build
 from trustml.privacy import clipping, edp_sgd, noise, quantile, sampling
 from trustml.privacy import plan as plan_lib
 from trustml.privacy import trainable as trainable_lib
@@ -45,6 +45,8 @@ class TrainState(NamedTuple):
         and bits of the tracked clip norms (or ()).
       counts: `Counts` of the current logical batch.
       nonfinite: int32[], gradients so far that were not finite, and contributed 0.
+      average: of the trainable leaves, see `trustml.experiments.average`; () where
+        none is taken.
     """
 
     step: jax.Array
@@ -54,6 +56,7 @@ class TrainState(NamedTuple):
     partial: Any
     counts: "Counts"
     nonfinite: jax.Array
+    average: Any
 
 
 class Counts(NamedTuple):
@@ -76,6 +79,7 @@ class Prepared(NamedTuple):
       plan: None without privacy.
       clipper: None without privacy.
       devices: the run's.
+      selection: which leaves are trained; None: all.
     """
 
     step: Callable
@@ -84,6 +88,7 @@ class Prepared(NamedTuple):
     plan: plan_lib.Plan | None
     clipper: Clipper | None
     devices: list
+    selection: trainable_lib.Selection
 
 
 def prepare(
@@ -95,21 +100,26 @@ def prepare(
       ValueError: for whatever is out of bounds.
     """
     devices = parallel.devices(config.train.num_devices)
-    optimizer = build.optimizer(config)
-    selection = config.privacy.trainable or None
+    selection = build.trainable(config)
     keys = jax.random.key(config.seed)
     params = task.init(rng.stream(keys, "init"))
     root = rng.root(config.privacy.noise_seed)
     sampler = build.sampler(config, batches.size(data.train), len(devices), root)
-    clipper, plan, mechanism = None, None, None
-    sums_fn: Callable = ordinary_sums(task.loss, selection)
+    clipper, plan, mechanism, variance = None, None, None, None
+    loss = build.loss(config, data, task)
+    sums_fn: Callable = ordinary_sums(loss, selection)
     if config.privacy.enabled:
-        clipper = build.clipper(config, task.loss)
+        clipper = build.clipper(config, loss)
         plan = build.plan(config, clipper, sampler, params)
         sums_fn, mechanism = clipper, plan.mechanism
+        variance = build.noise_variance(config, plan)
+    optimizer = build.optimizer(config, variance)
     noise_state = mechanism.init(root) if mechanism else ()
     tracked = mechanism.clip_norms(noise_state) if mechanism else None
-    state = initial_state(params, optimizer, noise_state, selection, tracked)
+    decay = config.train.ema_decay
+    state = initial_state(
+        params, optimizer, noise_state, selection, tracked, averaged=decay > 0
+    )
     step = make_step(
         sums_fn,
         mechanism,
@@ -120,9 +130,10 @@ def prepare(
         dropout_key=rng.stream(keys, "dropout"),
         devices=devices,
         backend=config.train.backend,
+        ema_decay=decay,
     )
     state = parallel.replicate(state, devices)
-    return Prepared(step, state, sampler, plan, clipper, devices)
+    return Prepared(step, state, sampler, plan, clipper, devices, selection)
 
 
 def rows_of(columns, physical: sampling.Physical, devices):
@@ -171,6 +182,7 @@ def make_step(
     dropout_key: Any,
     devices: list,
     backend: str,
+    ema_decay: float = 0.0,
 ) -> Callable:
     """One call over one set of buffers: (state, rows, finish) -> (state, counts).
 
@@ -185,6 +197,7 @@ def make_step(
       dropout_key: root of the examples' own randomness.
       devices: where the rows are.
       backend: of `parallel.map_sum`.
+      ema_decay: of the average in the state; 0 takes none.
 
     Returns:
       A pure function: rows = (batch [D, M, P, ...], mask, ids, trips [D], closes
@@ -261,11 +274,16 @@ def make_step(
                 lambda s, p: (s / expected_batch_size).astype(p.dtype), noisy, train
             )
             updates, opt_state = optimizer.update(mean, state.opt_state, train)
-            params = trainable_lib.combine(optax.apply_updates(train, updates), frozen)
+            train = optax.apply_updates(train, updates)
+            params = trainable_lib.combine(train, frozen)
+            averaged = state.average
+            if ema_decay:
+                averaged = average.update(averaged, train, state.step, ema_decay)
             bad = state.nonfinite + counts.nonfinite.astype(jnp.int32)
             partial, none = zeros
+            step = state.step + 1
             return TrainState(
-                state.step + 1, params, opt_state, noise_state, partial, none, bad
+                step, params, opt_state, noise_state, partial, none, bad, averaged
             )
 
         def wait(state):
@@ -276,14 +294,32 @@ def make_step(
     return step
 
 
+def trained(state: TrainState, selection: Any) -> Any:
+    """The parameters to use: averaged, where an average is taken, or the last ones."""
+    if not jax.tree.leaves(state.average):
+        return state.params
+    _, frozen = trainable_lib.partition(state.params, selection)
+    return trainable_lib.combine(state.average, frozen)
+
+
 def initial_state(
-    params, optimizer, noise_state, selection, clip_norms=None
+    params, optimizer, noise_state, selection, clip_norms=None, averaged=False
 ) -> TrainState:
-    """The state before the first step; `clip_norms` where they are tracked."""
+    """The state before the first step.
+
+    Args:
+      params: of the model.
+      optimizer: over the trainable leaves.
+      noise_state: of the mechanism, or ().
+      selection: which leaves are trained.
+      clip_norms: where they are tracked, float32[G].
+      averaged: whether an average of the parameters is taken.
+    """
     train, _ = trainable_lib.partition(params, selection)
     bits = () if clip_norms is None else clip_norms
     partial = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (train, bits))
     counts = Counts(*(jnp.float32(0) for _ in Counts._fields))
     step, bad = jnp.int32(0), jnp.int32(0)  # two buffers: both are donated
     opt_state = optimizer.init(train)
-    return TrainState(step, params, opt_state, noise_state, partial, counts, bad)
+    mean = average.init(train) if averaged else ()
+    return TrainState(step, params, opt_state, noise_state, partial, counts, bad, mean)

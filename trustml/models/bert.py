@@ -35,7 +35,7 @@ from flax import linen as nn
 
 from trustml import _validate
 from trustml import task as task_lib
-from trustml.models import hf, layers
+from trustml.models import adapters, hf, layers
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -54,6 +54,7 @@ POOLINGS = ("mean", "cls", "first_last", "every_second", "all_layers")
 KEPT = "encoded"
 # Of the wide part, beside features of length about 2 to 3; 1 to 2 did alike.
 _WIDE_SCALE = 1.5
+_ADAPTED = ("lora_query", "lora_value")  # in every layer
 
 
 class BertConfig(NamedTuple):
@@ -91,6 +92,8 @@ class Layer(nn.Module):
     dropout: float
     dtype: Any
     train: bool
+    lora_rank: int = 0
+    lora_alpha: float = 1.0
 
     @nn.compact
     def __call__(self, x, mask):
@@ -103,10 +106,17 @@ class Layer(nn.Module):
         def norm(name):
             return layers.LayerNorm(config.norm_epsilon, name=name)
 
+        def adapted(y, name):
+            if not self.lora_rank:
+                return y
+            sizes = (config.width, self.lora_rank, self.lora_alpha, self.dtype)
+            return y + adapters.LowRank(*sizes, name=name)(x)
+
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
         query, key, value = (
             dense(config.width, name)(x) for name in ("query", "key", "value")
         )
+        query, value = map(adapted, (query, value), _ADAPTED)
         h = layers.attend(query, key, value, mask, config.heads)
         h = drop(dense(config.width, "out")(h))
         x = norm("norm_attention")(x + h)
@@ -125,6 +135,8 @@ class Network(nn.Module):
     compute_dtype: str = "float32"
     remat: bool = False
     wide: bool = False
+    lora_rank: int = 0
+    lora_alpha: float = 1.0
     train: bool = False
 
     def setup(self):
@@ -141,7 +153,14 @@ class Network(nn.Module):
         self.norm = layers.LayerNorm(config.norm_epsilon)
         layer = nn.remat(Layer) if self.remat else Layer
         self.layer = [
-            layer(config, self.dropout, self.dtype, self.train)
+            layer(
+                config,
+                self.dropout,
+                self.dtype,
+                self.train,
+                self.lora_rank,
+                self.lora_alpha,
+            )
             for _ in range(config.depth)
         ]
         self.drop = nn.Dropout(self.dropout, deterministic=not self.train)
@@ -448,12 +467,15 @@ def classifier(
     compute_dtype: str = "float32",
     remat: bool = False,
     wide: bool = False,
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
 ) -> task_lib.Task:
     """A pretrained encoder with a fresh linear head, as a `Task`.
 
         log softmax(W f + b + 1.5 sum_t table[x_t] / sqrt(T))    the last term if `wide`
 
-    `init` reads the checkpoint, so no copy of it is kept; only W depends on its key.
+    `init` reads the checkpoint, so no copy of it is kept; only W and adapters depend
+    on its key.
     `embed` gives word embeddings, before positions and normalisation, and with `wide`
     the C entries of the table beside them: float32[T, D + C]. `loss` and `predict` take
     features that were computed before from the example's field `KEPT`, if it is there.
@@ -476,6 +498,9 @@ def classifier(
         starts at 0 ("wide and deep"): what single words tell of the class need not pass
         through the encoder. Its parameters are `wide/*`, those of W and b
         `classifier/*`.
+      lora_rank: r >= 1 puts low-rank adapters (`trustml.models.adapters`) beside the
+        query and value projections of every layer; 0 has none.
+      lora_alpha: > 0; what the adapters add is scaled by lora_alpha / lora_rank.
 
     Raises:
       FileNotFoundError: as `load`.
@@ -503,6 +528,8 @@ def classifier(
         _validate.one_of("model.compute_dtype", compute_dtype, layers.DTYPES),
         _validate.boolean("model.remat", remat),
         _validate.boolean("model.wide", wide),
+        _validate.integer_at_least("model.lora_rank", lora_rank, 0, "0 adds none"),
+        _validate.positive("model.lora_alpha", lora_alpha, "16 is usual"),
     )
     _, forward, predict = layers.functions(
         module, layers.text_dummy(1), rngs=dropout > 0
@@ -513,16 +540,22 @@ def classifier(
 
     def init(key):
         _, params = load(directory)
+        for_head, for_adapters = jax.random.split(key) if lora_rank else (key, None)
         fresh = {
-            "classifier": {
-                "kernel": normal(key, (width, num_classes), jnp.float32),
-                "bias": jnp.zeros(num_classes, jnp.float32),
-            }
+            "kernel": normal(for_head, (width, num_classes), jnp.float32),
+            "bias": jnp.zeros(num_classes, jnp.float32),
         }
+        params = jax.tree.map(jnp.asarray, params) | {"classifier": fresh}
         if wide:
             table = jnp.zeros((config.vocab_size, num_classes), jnp.float32)
-            fresh["wide"] = {"embedding": table}
-        return jax.tree.map(jnp.asarray, params) | fresh
+            params["wide"] = {"embedding": table}
+        if for_adapters is not None:
+            keys = jax.random.split(for_adapters, (config.depth, len(_ADAPTED)))
+            for i in range(config.depth):
+                for name, own in zip(_ADAPTED, keys[i], strict=True):
+                    sizes = (config.width, lora_rank, config.width)
+                    params[f"layer_{i}"][name] = adapters.init(own, *sizes)
+        return params
 
     return task_lib.classification(
         init, predict, forward=forward, embed=embed, head=head

@@ -19,6 +19,7 @@ Example::
     mean = jax.tree.map(lambda s: s / made.expected_batch_size, noisy)
 
 A user with many examples as the unit of privacy: `users`. Noise that is drawn exactly,
-on a grid: `discrete_gaussian`.
+on a grid: `discrete_gaussian`. Around these: `adam` (Adam that knows the noise),
+`search` (hyper-parameters chosen privately).
 How the clipped sum costs little more than an ordinary gradient: `factored`.
 """

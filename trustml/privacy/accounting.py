@@ -262,7 +262,7 @@ def _loss(
     parts = _parts(event)
     sampled = any(_is_discrete(part) and not _plain(part) for part, _ in parts)
     orders = _WHOLE_ORDERS if sampled else None
-    with _quiet():
+    with quiet():
         loss = rdp.RdpAccountant(orders, neighboring_relation=relation)
         for part, count in parts:
             loss.compose(_continuous(part), count)
@@ -270,7 +270,7 @@ def _loss(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Drops dp-accounting's word that an RDP order is left out, which only loosens."""
 
     def keep(record: logging.LogRecord) -> bool:

@@ -56,7 +56,8 @@ class NoiseState(NamedTuple):
     step: jax.Array
 
 
-def _untracked(state) -> None:
+def untracked(state) -> None:
+    """The `clip_norms` of a mechanism whose clip norms are the clipper's own."""
     del state
     return None
 
@@ -74,7 +75,7 @@ class Mechanism(NamedTuple):
 
     init: Callable[[rng.Root], Any]
     update: Callable[..., tuple[Sums, Any]]
-    clip_norms: Callable[[Any], Any] = _untracked
+    clip_norms: Callable[[Any], Any] = untracked
 
 
 def gaussian(stddev: float | Iterable[float]) -> Mechanism:
