@@ -8,7 +8,7 @@ import pytest
 
 from trustml import config as config_lib
 from trustml import rng, specs
-from trustml.data import augment, datasets
+from trustml.data import augment, dataset, datasets
 from trustml.experiments import build, train, trust_report
 from trustml.models import bert
 
