@@ -207,13 +207,27 @@ def _disjoint(x: Term, y: Term) -> bool:
         ys.pop()
     if not (xs and ys and xs[-1].box and ys[-1].box):
         return False
+    # Boxes of arrays of different shape say nothing of each other: equal reshapes name
+    # only the shape they end in.
+    if _shape_after(x, len(xs)) != _shape_after(y, len(ys)):
+        return False
     boxes = zip(xs[-1].box, ys[-1].box, strict=True)
     return any(hi <= start or stop <= lo for (lo, hi), (start, stop) in boxes)
+
+
+def _shape_after(term: Term, count: int) -> tuple[int, ...]:
+    """Shape after the first `count` posts."""
+    array = jax.ShapeDtypeStruct(term.product.shape, jnp.float32)
+    for post in term.posts[:count]:
+        array = jax.eval_shape(post, array)
+    return array.shape
 
 
 def _tied(groups: list[Term]) -> tuple[Scatter, Dot] | None:
     """The scatter and the product of an embedding that is also the output layer."""
     if len(groups) != 2 or not _same_posts(*groups):
+        return None
+    if groups[0].product.shape != groups[1].product.shape:
         return None
     first, second = (t.product for t in groups)
     if isinstance(first, Dot):
