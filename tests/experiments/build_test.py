@@ -1,10 +1,12 @@
 """From the config to the pieces of a run, where the config's sizes meet the data's."""
 
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from trustml import config as config_lib
 from trustml import rng, specs
@@ -111,7 +113,24 @@ def test_one_sentence_for_all_batches_of_a_report(small, tmp_path):
     assert trust_report.run(make_config(small, **report, **few), tmp_path / "a")
 
 
-def test_a_frozen_encoder_reads_each_text_once(monkeypatch):
+def other_weights(directory, tmp_path):
+    """The checkpoint with the signs of one array turned."""
+    shutil.copy(directory / "config.json", tmp_path)
+    tensors = safetensors.numpy.load_file(directory / "model.safetensors")
+    name = min(name for name in tensors if name.endswith("LayerNorm.weight"))
+    tensors[name] = -tensors[name]
+    safetensors.numpy.save_file(tensors, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def test_a_pattern_that_selects_nothing_is_found_before_anything_is_computed(small):
+    config = make_config(small, privacy__trainable=("wide/*",), train__batch_size=32)
+    data = build.dataset(config)
+    with pytest.raises(ValueError, match="privacy.trainable.*selects no parameter"):
+        build.check(config, data, build.task(config, data))
+
+
+def test_a_frozen_encoder_reads_each_text_once(tmp_path):
     golden = pathlib.Path(__file__).parents[1] / "models/golden/bert"
     draws = np.random.default_rng(0)
 
@@ -132,7 +151,12 @@ def test_a_frozen_encoder_reads_each_text_once(monkeypatch):
         "privacy__trainable": ("classifier/*",),
     }
     assert build.encoded(make_config(**changes), data) is data
-    kept = build.encoded(make_config(**changes, model__cache_features=True), data)
+    cached = make_config(**changes, model__cache_features=True)
+    kept = build.encoded(cached, data)
+    assert kept.digest == build.encoded(cached, data).digest != data.digest
+    other = dict(changes, model__checkpoint=str(other_weights(golden, tmp_path)))
+    other = build.encoded(make_config(**other, model__cache_features=True), data)
+    assert other.digest != kept.digest, "a run would go on with another encoder"
     encoder = bert.encoder(golden, pooling="every_second")
     for name, size in (("train", 130), ("valid", 1), ("test", 64)):
         columns = getattr(kept, name)

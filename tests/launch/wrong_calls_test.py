@@ -127,6 +127,22 @@ CALLS = {
         lambda: clip(lambda p, e, k: (linear(p, e, k), e["x"])),
         ("loss returns a tuple of 2", "return the loss alone"),
     ),
+    "a loss that returns a dict": (
+        lambda: clip(lambda p, e, k: {"loss": linear(p, e, k)}),
+        ("loss returns a dict of 1", "return the loss alone"),
+    ),
+    "a function among the parameters": (
+        lambda: clip(params={"w": jnp.ones(3), "f": jnp.tanh}),
+        ("parameter 'f'", "must be an array", "eqx.partition"),
+    ),
+    "texts in the batch": (
+        lambda: clip(batch=BATCH | {"text": np.array(["a", "b", "c", "d"])}),
+        ("batch['text'] has dtype <U1", "only numbers"),
+    ),
+    "example ids of 64 bits": (
+        lambda: clip(example_ids=np.array([0, 1, 2, 2**40])),
+        ("example_ids=1099511627776", "32 bits"),
+    ),
     "too few example ids": (
         lambda: clip(example_ids=jnp.arange(3)),
         ("example_ids has shape (3,)", "one integer for each of the 4 rows"),

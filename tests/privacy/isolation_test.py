@@ -175,3 +175,17 @@ def test_examples_that_leak_into_each_other_are_found():
     object.__setattr__(clipper, "fn", leaking)
     with pytest.raises(ValueError, match="off by|not isolated"):
         clipper.check(PARAMS, BATCH, KEY)
+
+
+def test_rows_that_cancel_raise_no_alarm():
+    """Equal features with opposite labels: the clipped sum is nothing but rounding."""
+
+    def loss(params, example, key):
+        del key
+        logit = jnp.dot(params["w"], example["x"]) + params["b"]
+        return jax.nn.softplus(logit) - example["y"] * logit
+
+    params = {"w": jnp.zeros(3), "b": jnp.zeros(())}
+    x = jnp.tile(jnp.asarray([0.3, 1.7, -0.2]), (3, 1))
+    batch = {"x": x, "y": jnp.asarray([0.0, 1.0, 1.0])}
+    clipping.clipped_grad(loss, l2_clip_norm=0.1).check(params, batch)

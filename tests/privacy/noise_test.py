@@ -189,3 +189,25 @@ def test_bad_stddev_is_refused(stddev):
 def test_a_key_of_64_bits_is_no_root():
     with pytest.raises(ValueError, match=r"must be a trustml.rng.Root.*rng.root\(\)"):
         noise.gaussian(1.0).init(jax.random.key(0))
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class _Twins:
+    """Two leaves that answer to one name."""
+
+    def __init__(self, leaves):
+        self.leaves = leaves
+
+    def tree_flatten_with_keys(self):
+        key = jax.tree_util.GetAttrKey("w")
+        return [(key, leaf) for leaf in self.leaves], None
+
+    @classmethod
+    def tree_unflatten(cls, _, leaves):
+        return cls(leaves)
+
+
+def test_two_leaves_of_one_name_would_share_their_noise():
+    mechanism = noise.gaussian(1.0)
+    with pytest.raises(ValueError, match="two leaves.*same noise"):
+        mechanism.update(_Twins([jnp.zeros(3)] * 2), mechanism.init(rng.root(0)))

@@ -8,6 +8,7 @@ Example::
 """
 
 import functools
+import hashlib
 import math
 import os
 import pathlib
@@ -34,6 +35,7 @@ from trustml.privacy import (
     schedules,
 )
 from trustml.privacy import plan as plan_lib
+from trustml.privacy import trainable as trainable_lib
 from trustml.task import Task
 
 _ENCODED = 64  # texts encoded at once
@@ -103,7 +105,12 @@ def encoded(config: specs.RunConfig, data: datasets.Dataset) -> datasets.Dataset
                 parts.append(np.asarray(run(encoder.params, batch))[mask])
                 bar.advance(line)
             kept[name] = columns | {bert.KEPT: np.concatenate(parts)}
-    return data._replace(**kept)
+    # Another encoder makes other data of the same texts: a run does not go on with it.
+    weights = hashlib.blake2b(digest_size=16)
+    for leaf in jax.tree.leaves(encoder.params):
+        weights.update(np.ascontiguousarray(leaf))
+    digest = f"{data.digest}+{weights.hexdigest()}"
+    return data._replace(**kept, digest=digest)
 
 
 def _whole(data: datasets.Dataset, where: str) -> datasets.Dataset:
@@ -415,8 +422,9 @@ def check(config: specs.RunConfig, data: datasets.Dataset, task: Task) -> None:
     size = batches.size(data.train)
     sampled = sampler(config, size, num_devices, rng.root(config.privacy.noise_seed))
     variance = None
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    trainable_lib.partition(shapes, trainable(config))
     if config.privacy.enabled:
-        shapes = jax.eval_shape(task.init, jax.random.key(0))
         clipped = clipper(config, loss(config, data, task))
         variance = noise_variance(config, plan(config, clipped, sampled, shapes))
     optimizer(config, variance)

@@ -4,6 +4,7 @@ import inspect
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trustml.privacy import isolation
 from trustml.privacy import trainable as trainable_lib
@@ -18,6 +19,14 @@ def check_batch(batch, mask) -> int:
             "for every real example."
         )
     for path, x in jax.tree_util.tree_leaves_with_path(batch):
+        dtype = getattr(x, "dtype", None)
+        if dtype is not None and not (
+            jnp.issubdtype(dtype, jnp.number) or jnp.issubdtype(dtype, jnp.bool_)
+        ):
+            raise ValueError(
+                f"batch['{trainable_lib.path_of(path)}'] has dtype {dtype}, and only "
+                "numbers can be traced; leave the column out or encode it."
+            )
         shape = jnp.shape(x)
         if not shape or shape[0] != mask.shape[0]:
             name = f"batch['{trainable_lib.path_of(path)}']" if path else "batch"
@@ -42,6 +51,11 @@ def check_key(key) -> None:
 
 def check_ids(example_ids, num_rows) -> jax.Array:
     """The ids as an array; raises if they are not one integer for each row."""
+    if isinstance(example_ids, np.ndarray) and (example_ids >= 2**32).any():
+        raise ValueError(
+            f"example_ids={example_ids.max()} does not fit 32 bits; number the "
+            "examples from 0."
+        )
     ids = jnp.asarray(example_ids)
     if ids.shape != (num_rows,) or not jnp.issubdtype(ids.dtype, jnp.integer):
         raise ValueError(
@@ -49,6 +63,20 @@ def check_ids(example_ids, num_rows) -> jax.Array:
             f"integer for each of the {num_rows} rows."
         )
     return ids
+
+
+def check_params(params) -> None:
+    """Raises if a leaf of the parameters is not an array of numbers."""
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        dtype = getattr(x, "dtype", None)
+        known = dtype is not None and jnp.issubdtype(dtype, jnp.number)
+        if not (known or isinstance(x, (int, float)) or dtype == jnp.bool_):
+            raise ValueError(
+                f"parameter '{trainable_lib.path_of(path)}' is of type "
+                f"{type(x).__name__}, and must be an array; keep what is not trained "
+                "in a closure (of an Equinox module: eqx.partition(model, "
+                "eqx.is_inexact_array))."
+            )
 
 
 def check_loss_takes(loss) -> None:
@@ -80,10 +108,10 @@ def check_scalar(loss, train, frozen, batch, keys) -> None:
             f"batch and has no per-example sensitivity; {isolation.CURE}"
         ) from None
     shape = getattr(out, "shape", None)
-    if isinstance(out, tuple):
+    if isinstance(out, (tuple, list, dict)):
         raise ValueError(
-            f"loss returns a tuple of {len(out)}, and must return one scalar for ONE "
-            "example; return the loss alone, without auxiliary values."
+            f"loss returns a {type(out).__name__} of {len(out)}, and must return one "
+            "scalar for ONE example; return the loss alone, without auxiliary values."
         )
     if shape != ():
         raise ValueError(

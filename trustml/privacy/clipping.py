@@ -217,6 +217,7 @@ def clipped_grad(
     def fn(params, batch, mask, key, example_ids=None, group_clip_norms=None):
         mask = jnp.asarray(mask)
         arguments.check_key(key)
+        arguments.check_params(params)
         params = _as_arrays(params)
         num_rows = arguments.check_batch(batch, mask)
         if example_ids is None:
@@ -249,6 +250,7 @@ def clipped_grad(
         )
 
     def explain(params, example):
+        arguments.check_params(params)
         params = _as_arrays(params)  # shapes alone will do
         train, frozen = trainable_lib.partition(params, trainable)
         batch = jax.tree.map(lambda x: jnp.asarray(x)[None], example)

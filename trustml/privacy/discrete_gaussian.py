@@ -154,11 +154,10 @@ def mechanism(grid: Grid) -> noise.Mechanism:
 
     def update(sums, state: noise.NoiseState, within=None):
         noise.check_untracked(within)
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(sums)
+        leaves, treedef = noise.named_leaves(sums)
         _check_size(sum(leaf.size for _, leaf in leaves), grid)
         noisy = []
-        for path, leaf in leaves:
-            name = jax.tree_util.keystr(path)
+        for name, leaf in leaves:
             noise.check_float32(leaf, name)
             on_host = functools.partial(_add, grid, name)
             like = jax.ShapeDtypeStruct(leaf.shape, jnp.float32)

@@ -144,12 +144,27 @@ def add(sums: Sums, key: Any, scale: jax.Array | float) -> Sums:
     Raises:
       ValueError: when traced, if a leaf is not float32.
     """
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(sums)
+    leaves, treedef = named_leaves(sums)
     scale = jnp.asarray(scale, jnp.float32)
-    noisy = [
-        _add(leaf, key, jax.tree_util.keystr(path), scale) for path, leaf in leaves
-    ]
+    noisy = [_add(leaf, key, path, scale) for path, leaf in leaves]
     return treedef.unflatten(noisy)
+
+
+def named_leaves(sums: Sums) -> tuple[list[tuple[str, jax.Array]], Any]:
+    """(path, leaf) of every leaf, and the structure; a path names the leaf's key.
+
+    Raises:
+      ValueError: if two leaves have one path: their noise would be the same.
+    """
+    flat, treedef = jax.tree_util.tree_flatten_with_path(sums)
+    named = [(jax.tree_util.keystr(path), leaf) for path, leaf in flat]
+    seen: set[str] = set()
+    for path, _ in named:
+        if path in seen:
+            bound = "is the path of two leaves, which would get the same noise"
+            _validate.fail("sums", path, bound, "give each parameter a name of its own")
+        seen.add(path)
+    return named, treedef
 
 
 def check_untracked(within: Any) -> None:

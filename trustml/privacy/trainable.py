@@ -11,7 +11,7 @@ Example::
 """
 
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,11 @@ def selector(trainable: Selection) -> Callable[[str], bool]:
         return lambda path: True
     if callable(trainable):
         return trainable
+    if not isinstance(trainable, Iterable):
+        raise ValueError(
+            f"privacy.trainable={trainable!r} is not a glob, globs or a predicate of "
+            "paths; give for example ('head/*',)."
+        )
     patterns = (trainable,) if isinstance(trainable, str) else tuple(trainable)
     return lambda path: any(fnmatch.fnmatch(path, p) for p in patterns)
 
