@@ -43,7 +43,7 @@ def get_config(arg=""):
     cfg.privacy.noise_decay = 0.9
     cfg.train.steps = 250  # about ten epochs of SNIPS
     cfg.train.batch_size = 512
-    cfg.train.physical_batch_size = 64
+    cfg.train.physical_batch_size = 16  # little padding, and as fast as 64
     cfg.train.eval_every = 50
     cfg.train.checkpoint_every = 50
     if arg == "smoke":
@@ -51,7 +51,7 @@ def get_config(arg=""):
         cfg.model.width = 16
         cfg.train.steps = 4
         cfg.train.batch_size = 64
-        cfg.train.physical_batch_size = 16
+        cfg.report.timing_rounds = 1
         cfg.privacy.group_size = 32
     return cfg
 

@@ -449,9 +449,11 @@ class ReportSpec:
       epsilons: budgets trained at, beside the model without privacy.
       attack_examples: members (and as many non-members) attacked; 0 = all there are.
       level: of every confidence interval, in (0, 1).
+      timing_rounds: how often experiment 'compare' times an epoch of each way.
     """
 
     epsilons: tuple[float, ...] = (1.0, 8.0)
+    timing_rounds: int = 7
     attack_examples: int = 0
     level: float = 0.95
 
@@ -466,6 +468,7 @@ class ReportSpec:
             "report.attack_examples", self.attack_examples, 0, "0 takes all there are"
         )
         _validate.in_open_interval("report.level", self.level, 0, 1, "0.95 is usual")
+        _validate.integer_at_least("report.timing_rounds", self.timing_rounds, 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -102,7 +102,10 @@ def _epoch_seconds(config, data, task, path: pathlib.Path) -> dict[str, np.ndarr
     ways = variants(config)
     plain = config.without_privacy()
     print("timing an epoch of each way, a minute or two ...")
-    timed = epoch_time.measure(ways | {PLAIN: plain}, data, task, loop_of=EXACT)
+    rounds = config.report.timing_rounds
+    timed = epoch_time.measure(
+        ways | {PLAIN: plain}, data, task, rounds=rounds, loop_of=EXACT
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     part.write_text(json.dumps({name: list(times) for name, times in timed.items()}))

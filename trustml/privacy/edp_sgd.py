@@ -283,7 +283,7 @@ def nominal_epsilon(made, step: int | None = None) -> float:
     """
     relation = Relation.ADD_OR_REMOVE_ONE
     event = _doubled(made.event(step))
-    return accounting.epsilon(event, made.delta, relation)
+    return accounting.epsilon(event, made.delta, relation, made.accountant)
 
 
 def _doubled(event: Any) -> Any:
