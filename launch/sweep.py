@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from launch import run
-from trustml import _validate
+from trustml import _validate, specs
 from trustml import report as report_lib
 from trustml.report import frontier
 
@@ -94,8 +94,9 @@ def parse(argv: Sequence[str]) -> Sweep:
     """A command line as a `Sweep`; every point's configuration has been checked.
 
     Raises:
-      ValueError: a wrong flag, no `sweep()`, a point with a wrong field or value, or a
-        directory that holds another run than the point.
+      ValueError: a wrong flag, no `sweep()`, a point with a wrong field or value, a
+        directory that holds another run than the point, or a finished point whose
+        data file changed.
       FileNotFoundError: no config file, or a data file that is not there.
     """
     own = {"config": "", "workdir": "", "jobs": "1", "launcher": "local"}
@@ -117,7 +118,7 @@ def parse(argv: Sequence[str]) -> Sweep:
     overrides = _overrides(spec)
     names = _names(overrides, spec)
     settings = _names([_without_seed(o) for o in overrides], spec, unique=False)
-    points = []
+    points, configs = [], []
     for name, setting, changes in zip(names, settings, overrides, strict=True):
         place = workdir / name
         flags = [f"--config.{field}={value}" for field, value in changes.items()]
@@ -126,7 +127,32 @@ def parse(argv: Sequence[str]) -> Sweep:
         if place.exists():
             run.claim(place, made.config)
         points.append(Point(name, setting, arguments, place))
+        configs.append(made.config)
+    _check_data(points, configs)
     return Sweep(points, workdir, jobs, launcher, f"Sweep of {stem}")
+
+
+def _check_data(points: Sequence[Point], configs: Sequence[specs.RunConfig]) -> None:
+    """Raises where a finished point's data file changed; loads once for each seed."""
+    ended = [
+        (point, made)
+        for point, made in zip(points, configs, strict=True)
+        if made.data.path and point.finished
+    ]
+    if not ended:
+        return
+    from trustml.experiments import build, finished  # they take seconds to import
+
+    known: dict[Any, str] = {}
+
+    def digest_of(made: specs.RunConfig) -> str:
+        key = (made.data, made.seed, made.model.checkpoint)
+        if key not in known:
+            known[key] = build.dataset(made).digest
+        return known[key]
+
+    for point, made in ended:
+        finished.check_data(made, point.workdir, digest_of)
 
 
 def _overrides(spec: str) -> list[dict[str, Any]]:

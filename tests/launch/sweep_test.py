@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from launch import run, sweep
+from trustml.experiments import build
 
 CONFIG = """
 from trustml import config
@@ -113,6 +114,29 @@ def test_a_point_that_fails_and_a_second_command(here, capsys):
 
     assert sweep.main(argv, fake) == 0
     assert (place / "starts.txt").read_text().splitlines() == starts
+
+
+def test_finished_points_whose_data_changed_are_refused(here, capsys, monkeypatch):
+    rows = [f"word{n} tail\t{'ab'[n % 2]}" for n in range(100)]
+    (here / "ok.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    argv = ["--config=mine.py", "--workdir=s", "--config.data.path=ok.tsv"]
+    loads = []
+    load = build.dataset
+    monkeypatch.setattr(build, "dataset", lambda c: loads.append(c) or load(c))
+    for point in sweep.parse(argv).points:
+        config = run.parse(point.arguments).config
+        run.claim(point.workdir, config)
+        page = {"runs": [{"name": "x"}], "data": {"digest": load(config).digest}}
+        (point.workdir / "report.json").write_text(json.dumps(page))
+    assert loads == []
+    assert sweep.main(argv, fake) == 0
+    assert len(loads) == 3  # once for each seed, which chooses the splits
+    assert "6 of 6 points are finished already" in capsys.readouterr().out
+    (here / "ok.tsv").write_text("text\tlabel\n" + "\n".join(rows[:99]) + "\n")
+    assert sweep.main(argv, fake) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "data.path='ok.tsv' changed since the run in 's/epsilon=1.0,seed=0'" in err
 
 
 def test_several_runs_of_one_report_stay_apart(here):
