@@ -56,14 +56,8 @@ def check_data(
         return
     here = digest_of(config) if digest_of else build.dataset(config).digest
     if here != there:
+        changed = f"{build.data_files(config)} changed since the run in"
         raise ValueError(
-            f"{files(config)} changed since the run in {str(workdir)!r} ended; choose "
-            "another --workdir, or delete that directory to start anew."
+            f"{changed} {str(workdir)!r} ended; choose another --workdir, or delete "
+            "that directory to start anew."
         )
-
-
-def files(config: specs.RunConfig) -> str:
-    """The user's own files in words: "data.path='a.tsv' or data.test_path='b.tsv'"."""
-    fields = ("path", "valid_path", "test_path")
-    named = [(field, getattr(config.data, field)) for field in fields]
-    return " or ".join(f"data.{field}={path!r}" for field, path in named if path)
