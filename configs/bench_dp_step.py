@@ -15,6 +15,8 @@ Transformers are named by width d, layers, batch B, tokens T and vocabulary V.
 
 import ml_collections
 
+from trustml import config as config_lib
+
 
 def _transformer(measure, d, layers, batch, tokens, vocab, **options):
     return {
@@ -99,8 +101,7 @@ def _models(smoke):
 
 def get_config(arg=""):
     """The bench; `arg` is '', 'cost', 'time' or 'smoke'."""
-    if arg not in ("", "cost", "time", "smoke"):
-        raise ValueError(f"arg={arg!r} is not one of '', 'cost', 'time', 'smoke'.")
+    config_lib.check_argument(arg, ("", "cost", "time", "smoke"))
     smoke = arg == "smoke"
     config = ml_collections.ConfigDict()
     config.cost = arg != "time"  # the compiler's FLOPs, bytes and temporary memory

@@ -15,6 +15,7 @@ from trustml import config
 
 def get_config(arg=""):
     """The config; `arg='smoke'` runs a few steps in under a minute."""
+    config.check_argument(arg)
     cfg = config.default()
     cfg.data.name = "ag_news"
     cfg.data.max_length = 64

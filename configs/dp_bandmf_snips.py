@@ -18,6 +18,7 @@ from trustml import config
 
 def get_config(arg=""):
     """The config; `arg='smoke'` runs a few steps in under a minute."""
+    config.check_argument(arg)
     cfg = config.default()
     cfg.data.name = "snips"
     cfg.data.vocabulary = "hashed"  # public: nothing is learnt from the text

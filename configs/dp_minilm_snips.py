@@ -21,6 +21,7 @@ from trustml import config
 
 def get_config(arg=""):
     """The config; `arg='smoke'` runs a few steps in a minute or two."""
+    config.check_argument(arg)
     cfg = config.default()
     cfg.data.name = "snips"
     cfg.data.max_length = 32

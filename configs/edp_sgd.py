@@ -17,10 +17,7 @@ from trustml import config
 
 def get_config(arg=""):
     """The comparison; `arg` is '', 'atis', 'transformer' or 'smoke'."""
-    if arg not in ("", "atis", "transformer", "smoke"):
-        raise ValueError(
-            f"arg={arg!r} is not one of '', 'atis', 'transformer', 'smoke'"
-        )
+    config.check_argument(arg, ("", "atis", "transformer", "smoke"))
     cfg = config.default()
     cfg.experiment = "compare"
     cfg.data.name = "atis" if arg == "atis" else "snips"

@@ -28,6 +28,7 @@ from trustml import config
 
 def get_config(arg=""):
     """The config; `arg='smoke'` runs a few steps in under a minute."""
+    config.check_argument(arg)
     cfg = config.default()
     cfg.experiment = "trust_report"
     cfg.data.name = "snips"

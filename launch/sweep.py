@@ -5,16 +5,17 @@
 
   --config      a Python file with `get_config(arg)` and `sweep()`, a generator of
                 dicts such as {'privacy.epsilon': 1.0, 'seed': 0}, one a point.
-  --config.X    overrides one field in every point.
+  --config.X    overrides one field in every point; not one that `sweep()` sets.
   --workdir     holds a directory and a log per point, and the results; default:
                 runs/<name of the config>-sweep.
   --jobs        points that run at the same time.
   --launcher    local runs the points here; slurm prints a script for sbatch.
 
 The same command again skips the points that are finished and continues those that were
-killed. A point that fails is reported, the others go on, and the exit code is 1. At the
-end, over all finished points: frontier.md, .csv, .json, .svg and .html, where points
-that differ in the seed alone are one setting with a t-interval over seeds.
+killed. SIGTERM ends the points that run, too. A point that fails is reported, the
+others go on, and the exit code is 1. At the end, over all finished points: frontier.md,
+.csv, .json, .svg and .html, where points that differ in the seed alone are one setting
+with a t-interval over seeds.
 """
 
 import csv
@@ -25,6 +26,7 @@ import pathlib
 import re
 import runpy
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -32,13 +34,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from launch import run
-from trustml import _validate
+from trustml import _validate, specs
 from trustml import report as report_lib
 from trustml.report import frontier
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _LAUNCHERS = ("local", "slurm")
+_GRACE_SECONDS = 10.0  # from asking a process to end to ending it
 _CSV = ("name", "epsilon", "delta", "value", "lo", "hi", "seeds", "seconds_per_step")
+
+
+class Terminated(Exception):
+    """The sweep was told to end (SIGTERM)."""
 
 
 class Point(NamedTuple):
@@ -94,18 +101,12 @@ def parse(argv: Sequence[str]) -> Sweep:
     """A command line as a `Sweep`; every point's configuration has been checked.
 
     Raises:
-      ValueError: a wrong flag, no `sweep()`, a point with a wrong field or value, or a
-        directory that holds another run than the point.
+      ValueError: a wrong flag, no `sweep()`, a point with a wrong field or value, a
+        directory that holds another run than the point, or a finished point whose
+        data file changed.
       FileNotFoundError: no config file, or a data file that is not there.
     """
-    own = {"config": "", "workdir": "", "jobs": "1", "launcher": "local"}
-    common = []
-    for argument in argv:
-        match = re.fullmatch(r"--?(\w+)=(.*)", argument, re.S)
-        if match and match[1] in own:
-            own[match[1]] = match[2]
-        else:
-            common.append(argument)
+    own, common = _split(argv)
     jobs = int(own["jobs"]) if own["jobs"].isdecimal() else own["jobs"]
     _validate.integer_at_least("jobs", jobs, 1, "1 runs one point after the other")
     launcher = _validate.one_of("launcher", own["launcher"], _LAUNCHERS)
@@ -115,9 +116,10 @@ def parse(argv: Sequence[str]) -> Sweep:
     stem = run.parse([f"--config={spec}", *common]).workdir.name
     workdir = pathlib.Path(own["workdir"] or f"runs/{stem}-sweep")
     overrides = _overrides(spec)
+    _refuse_what_the_sweep_sets(common, overrides, spec)
     names = _names(overrides, spec)
     settings = _names([_without_seed(o) for o in overrides], spec, unique=False)
-    points = []
+    points, configs = [], []
     for name, setting, changes in zip(names, settings, overrides, strict=True):
         place = workdir / name
         flags = [f"--config.{field}={value}" for field, value in changes.items()]
@@ -126,7 +128,65 @@ def parse(argv: Sequence[str]) -> Sweep:
         if place.exists():
             run.claim(place, made.config)
         points.append(Point(name, setting, arguments, place))
+        configs.append(made.config)
+    _check_data(points, configs)
     return Sweep(points, workdir, jobs, launcher, f"Sweep of {stem}")
+
+
+def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The values of our own flags, after '=' or a blank, and the other arguments."""
+    own = {"config": "", "workdir": "", "jobs": "1", "launcher": "local"}
+    common = []
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        name = flag.removeprefix("-").removeprefix("-")
+        if name not in own or name == flag:
+            common.append(argument)
+            continue
+        given = value if equals else next(arguments, None)
+        if given is None:
+            raise ValueError(f"{flag} has no value; write {flag}=...")
+        own[name] = given
+    return own, common
+
+
+def _refuse_what_the_sweep_sets(
+    common: Sequence[str], overrides: list[dict[str, Any]], spec: str
+) -> None:
+    """Raises for `--config.X` where the points have an X of their own, which wins."""
+    swept = {field for point in overrides for field in point}
+    for argument in common:
+        match = re.match(r"--?(?:no)?config\.([\w.]+)", argument)
+        if match and match[1] in swept:
+            raise ValueError(
+                f"--config.{match[1]} has no effect: sweep() of "
+                f"{spec.partition(':')[0]} sets {match[1]} itself; leave it out, or "
+                "change sweep()."
+            )
+
+
+def _check_data(points: Sequence[Point], configs: Sequence[specs.RunConfig]) -> None:
+    """Raises where a finished point's data file changed; loads once for each seed."""
+    ended = [
+        (point, made)
+        for point, made in zip(points, configs, strict=True)
+        if made.data.path and point.finished
+    ]
+    if not ended:
+        return
+    from trustml.experiments import build, finished  # they take seconds to import
+
+    known: dict[Any, str] = {}
+
+    def digest_of(made: specs.RunConfig) -> str:
+        key = (made.data, made.seed, made.model.checkpoint)
+        if key not in known:
+            known[key] = build.dataset(made).digest
+        return known[key]
+
+    for point, made in ended:
+        finished.check_data(made, point.workdir, digest_of)
 
 
 def _overrides(spec: str) -> list[dict[str, Any]]:
@@ -186,6 +246,8 @@ def execute(
       sweep: what to run.
       command: from a point to its process.
       say: takes one line of progress.
+    Raises:
+      Terminated: SIGTERM came; what was running has ended.
     """
     waiting = [point for point in sweep.points if not point.finished]
     total, left = len(sweep.points), len(waiting)
@@ -196,8 +258,12 @@ def execute(
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     running: dict[subprocess.Popen, tuple[Point, float]] = {}
     failed, began, ended = [], time.monotonic(), 0
+    told = []  # to end: noted and not raised, so that no process goes unregistered
+    before = signal.signal(signal.SIGTERM, lambda *_: told.append(True))
     try:
         while waiting or running:
+            if told:
+                raise Terminated
             while waiting and len(running) < sweep.jobs:
                 point = waiting.pop(0)
                 with point.log.open("a") as log:
@@ -222,11 +288,21 @@ def execute(
                 eta = f"; {_duration(remaining)} left" if ended < left else ""
                 say(f"{total - left + ended}/{total} {point.name} {state}{eta}")
     finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait()
+        _end(running)
+        signal.signal(signal.SIGTERM, before)
     return failed
+
+
+def _end(processes: Iterable[subprocess.Popen]) -> None:
+    """Ends processes, and those that do not want to after some seconds by force."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _last_line(path: pathlib.Path) -> str:
@@ -310,6 +386,9 @@ def main(
     except KeyboardInterrupt:
         print("stopped; the same command continues.", file=sys.stderr)
         return 130
+    except Terminated:
+        print("stopped; the same command continues.", file=sys.stderr)
+        return 143
     if page is not None:
         print(f"\n{(sweep.workdir / 'frontier.md').read_text()}\nfrontier: {page}")
     for point in failed:

@@ -99,6 +99,23 @@ def test_refuses_other_digest(tmp_path):
         checkpoint.Checkpointer(tmp_path, digest="bbb").restore({"x": np.zeros(3)})
 
 
+def test_names_the_parts_of_a_digest_that_differ(tmp_path):
+    state, parts = {"x": np.zeros(3)}, ("another model", "other data")
+    checkpoint.Checkpointer(tmp_path, digest="a:b").save(1, state)
+
+    def refusal(digest):
+        with pytest.raises(ValueError) as error:
+            saver = checkpoint.Checkpointer(tmp_path, digest=digest, parts=parts)
+            saver.restore(state)
+        return str(error.value)
+
+    where = f"checkpoint={str(tmp_path / '00000001')!r} was made with"
+    cure = "; undo that change, choose another workdir, or delete this one"
+    assert refusal("a:c").startswith(f"{where} other data{cure}")
+    assert refusal("c:d").startswith(f"{where} another model and other data{cure}")
+    assert "the digest 'a:b' of another configuration ('a')" in refusal("a")
+
+
 @pytest.mark.parametrize(
     ("template", "phrase"),
     [

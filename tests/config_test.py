@@ -194,7 +194,18 @@ WRONG = [
     ({"report__epsilons": (1.0, 1.0)}, ["report.epsilons=(1.0, 1.0)", "repeats"]),
     ({"report__attack_examples": -1}, ["report.attack_examples=-1", ">= 0"]),
     ({"report__level": 1.0}, ["report.level=1.0", "between 0 and 1"]),
-    ({"experiment": "trust_report"}, ["privacy.epsilon=8.0", "set report.epsilons"]),
+    (
+        {"experiment": "trust_report"},
+        ["privacy.epsilon=8.0", "set report.epsilons", "and privacy.epsilon=None"],
+    ),
+    (
+        {
+            "experiment": "trust_report",
+            "privacy__epsilon": None,
+            "privacy__noise_multiplier": 1.0,
+        },
+        ["privacy.noise_multiplier=1.0", "and privacy.noise_multiplier=None"],
+    ),
     (
         {
             "experiment": "trust_report",
@@ -278,6 +289,17 @@ def test_digest_is_the_same_in_another_process():
     command = [sys.executable, "-c", code]
     printed = subprocess.check_output(command, env=environment, text=True)
     assert printed.strip() == config.digest(run)
+
+
+def test_arguments_of_a_config_file():
+    assert config.check_argument("") == ""
+    assert config.check_argument("smoke") == "smoke"
+    assert config.check_argument("atis", ("", "atis")) == "atis"
+    wrong = r"argument 'smok' is not one of 'atis', 'smoke'; did you mean 'smoke'\?$"
+    with pytest.raises(ValueError, match=wrong):
+        config.check_argument("smok", ("", "atis", "smoke"))
+    with pytest.raises(ValueError, match=r"'xx' is not one of 'smoke'; .* whole run\."):
+        config.check_argument("xx")
 
 
 def test_field_names():

@@ -64,6 +64,8 @@ def test_mean_matches_scipy():
     expected = stats.t.interval(0.95, 4, values.mean(), stats.sem(values))
     result = intervals.mean(values)
     np.testing.assert_allclose((result.lo, result.hi), expected, rtol=1e-12)
+    cut = intervals.mean(values, bounds=(0.95, 0.955))
+    assert cut == (result.value, 0.95, 0.955)
     single = intervals.mean([0.9])
     assert single.value == 0.9 and np.isnan(single.lo) and np.isnan(single.hi)
 

@@ -25,8 +25,8 @@ import os
 import pathlib
 import shutil
 import zlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -156,17 +156,25 @@ class Checkpointer:
     """Saves and restores the state of one run in one directory."""
 
     def __init__(
-        self, directory: str | os.PathLike, *, digest: str = "", keep: int = 2
+        self,
+        directory: str | os.PathLike,
+        *,
+        digest: str = "",
+        parts: Sequence[str] = (),
+        keep: int = 2,
     ):
         """Opens `directory`, which is made at the first save.
 
         Args:
           directory: only checkpoints belong in it.
           digest: of the configuration; a checkpoint with another one is refused.
+          parts: where colons divide `digest`, what the refusal says of each part that
+            differs, such as 'other data'.
           keep: complete checkpoints that remain after a save, at least 1.
         """
         self.directory = pathlib.Path(directory).absolute()
         self._digest = digest
+        self._parts = tuple(parts)
         self._keep = _validate.integer_at_least("keep", keep, 1)
         self._clean()
 
@@ -282,8 +290,7 @@ class Checkpointer:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(damaged) from error
         if table["digest"] != self._digest:
-            bound = f"has the digest {table['digest']!r} of another configuration"
-            _validate.fail("checkpoint", str(path), f"{bound} ({self._digest!r})", cure)
+            self._refuse(path, table["digest"], cure)
         leaves, structure = jax.tree_util.tree_flatten_with_path(template)
         wanted = [_describe(p, leaf) for p, leaf in leaves]
         if difference := _first_difference(rows, wanted):
@@ -304,6 +311,17 @@ class Checkpointer:
         ]
         state = jax.tree_util.tree_unflatten(structure, restored)
         return Restored(table["step"], state, table["meta"])
+
+    def _refuse(self, path: pathlib.Path, digest: str, cure: str) -> NoReturn:
+        """Raises for the checkpoint at `path`, whose digest is not ours."""
+        there, here = digest.split(":"), self._digest.split(":")
+        if not len(there) == len(here) == len(self._parts):
+            bound = f"has the digest {digest!r} of another configuration"
+            _validate.fail("checkpoint", str(path), f"{bound} ({self._digest!r})", cure)
+        pairs = zip(self._parts, there, here, strict=True)
+        differ = [part for part, old, new in pairs if old != new]
+        bound = f"was made with {' and '.join(differ)}"
+        _validate.fail("checkpoint", str(path), bound, f"undo that change, {cure}")
 
 
 def _first_difference(saved: list[_Leaf], wanted: list[_Leaf]) -> str:

@@ -10,9 +10,12 @@ Example (`configs/mine.py`)::
     from trustml import config
 
     def get_config(arg=''):
+        config.check_argument(arg)  # '' or 'smoke'
         cfg = config.default()
         cfg.data.name = 'snips'
         cfg.privacy.epsilon = 8.0  # the budget; noise is calibrated to it
+        if arg == 'smoke':
+            cfg.train.steps = 5
         return cfg
 """
 
@@ -21,7 +24,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -116,6 +119,26 @@ def check_field(field: str) -> str:
     if field not in field_names():
         _unknown(field)
     return field
+
+
+def check_argument(arg: str, known: Sequence[str] = ("", "smoke")) -> str:
+    """`arg`, what follows the colon of `--config=mine.py:arg`, if the file knows it.
+
+    Without this check a mistyped `smok` would run the whole job.
+
+    Args:
+      arg: what `get_config` was given.
+      known: what it may be; '' is the whole job.
+    Raises:
+      ValueError: it is none of them; names the nearest.
+    """
+    if arg in known:
+        return arg
+    names = [name for name in known if name]
+    guess = _validate.nearest(arg, names)
+    hint = f"did you mean {guess!r}?" if guess else "leave it out for the whole run."
+    listed = ", ".join(repr(name) for name in names)
+    raise ValueError(f"argument {arg!r} is not one of {listed}; {hint}")
 
 
 def from_config_dict(cfg: Any) -> specs.RunConfig:

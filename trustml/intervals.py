@@ -24,6 +24,7 @@ Example::
     print(result.value, result.lo, result.hi)
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -148,7 +149,12 @@ def paired_change(
     )
 
 
-def mean(values: npt.ArrayLike, level: float = 0.95) -> Interval:
+def mean(
+    values: npt.ArrayLike,
+    level: float = 0.95,
+    *,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
     """Mean over independent runs (seeds) with a Student t interval.
 
     mean -+ t_{S-1} sd / sqrt(S), sd with S - 1 in the denominator
@@ -156,6 +162,8 @@ def mean(values: npt.ArrayLike, level: float = 0.95) -> Interval:
     Args:
       values: float[S], one figure per seed.
       level: confidence, in (0, 1).
+      bounds: what the mean can be at all, (0, 1) for a proportion; the interval, which
+        knows nothing of it, is cut to them (it covers no less often for that).
 
     Returns:
       Interval; with one value the ends are nan, as spread is then unknown.
@@ -170,7 +178,7 @@ def mean(values: npt.ArrayLike, level: float = 0.95) -> Interval:
         return Interval(value, float("nan"), float("nan"))
     quantile = float(stats.t.isf((1.0 - _level(level)) / 2.0, values.size - 1))
     half = quantile * float(values.std(ddof=1)) / np.sqrt(values.size)
-    return Interval(value, value - half, value + half)
+    return Interval(value, max(bounds[0], value - half), min(bounds[1], value + half))
 
 
 def bootstrap(

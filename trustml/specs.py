@@ -73,7 +73,8 @@ class DataSpec:
         the training text, hence itself a release of private data) or 'pretrained'.
       vocabulary_size: number of token ids.
       valid_fraction: share of the training rows kept for validation, in [0, 1).
-      limit: training examples used; 0 = all.
+      limit: examples kept of every split (train, valid and test), chosen at random
+        with `seed`; 0 = all.
     """
 
     name: str = "snips"
@@ -616,12 +617,12 @@ class RunConfig:
             )
 
     def _check_trust_report(self):
-        cure = "set report.epsilons, the budgets that a trust_report compares"
-        for field in ("epsilon", "noise_multiplier"):
-            value = getattr(self.privacy, field)
+        for field in ("privacy.epsilon", "privacy.noise_multiplier"):
+            value = getattr(self.privacy, field.removeprefix("privacy."))
             if value is not None:
                 bound = "has no effect on experiment='trust_report'"
-                _validate.fail(f"privacy.{field}", value, bound, cure)
+                cure = f"set report.epsilons, the budgets it compares, and {field}=None"
+                _validate.fail(field, value, bound, cure)
         if not self.privacy.enabled and self.report.epsilons:
             bound = f"contradicts report.epsilons={self.report.epsilons}"
             cure = "set report.epsilons=() to compare nothing"

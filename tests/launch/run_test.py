@@ -187,6 +187,17 @@ def test_interrupted(here, capsys):
     assert "the same command continues" in capsys.readouterr().err
 
 
+CONFIGS = sorted(p.name for p in (_ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_mistyped_argument_of_our_configs_is_refused(here, capsys, name):
+    assert run.main([f"--config=configs/{name}:smok"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: configs/{name}:") and error.count("\n") == 1
+    assert "'smok' is not one of" in error and "did you mean 'smoke'?" in error
+
+
 def test_every_experiment_has_an_entry():
     with pytest.raises(ValueError, match="experiment='x' has no entry"):
         run._experiment("x")

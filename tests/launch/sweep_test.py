@@ -1,11 +1,17 @@
 import csv
 import json
+import os
+import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
 from launch import run, sweep
+from trustml.experiments import build
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 CONFIG = """
 from trustml import config
@@ -69,6 +75,15 @@ def test_points_are_named_by_what_differs(here):
     assert command.config.report.epsilons == ()
 
 
+def test_flags_take_their_values_with_a_blank_too(here):
+    argv = ["--config", "mine.py:tiny", "--jobs", "2", "--workdir", "s", "--launcher"]
+    made = sweep.parse([*argv, "slurm", "--config.train.batch_size", "64"])
+    assert made.workdir.as_posix() == "s" and made.jobs == 2
+    assert made.launcher == "slurm"
+    command = run.parse(made.points[0].arguments)
+    assert command.config.train.steps == 2 and command.config.train.batch_size == 64
+
+
 def test_equal_points_and_lone_points_have_names():
     same = [{"seed": 0}, {"seed": 0}]
     assert sweep._names(same, "a/mine.py") == ["000-mine", "001-mine"]
@@ -115,6 +130,29 @@ def test_a_point_that_fails_and_a_second_command(here, capsys):
     assert (place / "starts.txt").read_text().splitlines() == starts
 
 
+def test_finished_points_whose_data_changed_are_refused(here, capsys, monkeypatch):
+    rows = [f"word{n} tail\t{'ab'[n % 2]}" for n in range(100)]
+    (here / "ok.tsv").write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    argv = ["--config=mine.py", "--workdir=s", "--config.data.path=ok.tsv"]
+    loads = []
+    load = build.dataset
+    monkeypatch.setattr(build, "dataset", lambda c: loads.append(c) or load(c))
+    for point in sweep.parse(argv).points:
+        config = run.parse(point.arguments).config
+        run.claim(point.workdir, config)
+        page = {"runs": [{"name": "x"}], "data": {"digest": load(config).digest}}
+        (point.workdir / "report.json").write_text(json.dumps(page))
+    assert loads == []
+    assert sweep.main(argv, fake) == 0
+    assert len(loads) == 3  # once for each seed, which chooses the splits
+    assert "6 of 6 points are finished already" in capsys.readouterr().out
+    (here / "ok.tsv").write_text("text\tlabel\n" + "\n".join(rows[:99]) + "\n")
+    assert sweep.main(argv, fake) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "data.path='ok.tsv' changed since the run in 's/epsilon=1.0,seed=0'" in err
+
+
 def test_several_runs_of_one_report_stay_apart(here):
     made = sweep.parse(["--config=mine.py", "--workdir=s"])
     point = made.points[0]
@@ -158,6 +196,18 @@ WRONG = {
         ["--config=mine.py", "--config.train.steps=0"],
         ["train.steps=0 must be >= 1"],
     ),
+    "a field of the sweep": (
+        ["--config=mine.py", "--config.privacy.epsilon=2.0"],
+        ["--config.privacy.epsilon has no effect: sweep() of mine.py sets", "leave it"],
+    ),
+    "a field of the sweep, with a blank": (
+        ["--config=mine.py", "--config.seed", "3"],
+        ["--config.seed has no effect: sweep() of mine.py sets"],
+    ),
+    "another config after the first": (
+        ["--config", "mine.py", "--jobs"],
+        ["--jobs has no value; write --jobs=..."],
+    ),
     "another sweep's directory": (
         ["--config=mine.py", "--workdir=s", "--config.train.steps=9"],
         ["train.steps is 1000 there and 9 here; choose another --workdir"],
@@ -187,6 +237,47 @@ def test_wrong_commands_get_one_sentence(here, capsys, name):
         assert word in error
     after = [p for p in sorted(here.rglob("*")) if "__pycache__" not in str(p)]
     assert after == before
+
+
+# A point that notes its process and sleeps; a sweep of such points, two at a time.
+SLEEP = "import os, sys, time; print(os.getpid(), flush=True); time.sleep(60)"
+SLEEPERS = f"""
+import sys
+from launch import sweep
+argv = ["--config=mine.py", "--workdir=s", "--jobs=2"]
+sys.exit(sweep.main(argv, lambda point: [sys.executable, "-S", "-c", {SLEEP!r}]))
+"""
+
+
+def test_a_terminated_sweep_ends_its_points(here):
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPERS],
+        env=os.environ | {"PYTHONPATH": str(_ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    logs = [here / f"s/epsilon=1.0,seed={seed}.log" for seed in (0, 1)]
+    while not all(log.exists() and log.read_text().endswith("\n") for log in logs):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    process.terminate()
+    _, error = process.communicate()
+    assert process.returncode == 143
+    assert error == "stopped; the same command continues.\n"
+    for log in logs:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(log.read_text()), 0)
+    assert len(list((here / "s").glob("*.log"))) == 2
+
+
+def test_a_point_that_does_not_want_to_end_is_killed(monkeypatch):
+    monkeypatch.setattr(sweep, "_GRACE_SECONDS", 0.05)
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=1)"
+    command = [sys.executable, "-S", "-c", f"{deaf}; time.sleep(60)"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        sweep._end([process])
+    assert process.returncode == -9
 
 
 def test_help(capsys):

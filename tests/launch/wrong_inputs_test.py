@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from launch import run
-from trustml import checkpoint, specs
+from trustml import checkpoint, specs, writer
 
 CONFIG = """
 from trustml import config
@@ -373,6 +373,24 @@ def test_workdir_of_another_config(here, capsys):
     refused(argv, words, capsys, here)
 
 
+def test_interrupted_run_whose_data_changed(here, capsys, monkeypatch):
+    argv = ["--config=mine.py", "--workdir=begun", "--config.optimizer.name=sgd"]
+
+    def interrupt(self, step, state):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer.Writer, "write", interrupt)
+        assert run.main(argv) == 130
+    capsys.readouterr()
+    (here / "data.tsv").write_text(at(4, "another song\tmusic"))
+    words = (
+        "begun/checkpoints/00000000' was made with other data (data.path='data.tsv')",
+        "undo that change, choose another workdir, or delete this one",
+    )
+    refused(argv, words, capsys, here)
+
+
 def test_checkpoint_of_another_model(here, capsys, monkeypatch):
     """A run whose directory got the checkpoint of another: by digest, by leaves."""
     _begun(here)
@@ -385,7 +403,7 @@ def test_checkpoint_of_another_model(here, capsys, monkeypatch):
 
     opened = checkpoint.Checkpointer.__init__
 
-    def open_as_another(self, directory, *, digest="", keep=2):
+    def open_as_another(self, directory, *, digest="", parts=(), keep=2):
         opened(self, directory, digest="another", keep=keep)
 
     monkeypatch.setattr(checkpoint.Checkpointer, "__init__", open_as_another)

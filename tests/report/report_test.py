@@ -386,6 +386,18 @@ def test_frontier_collapses_seeds_and_marks_the_best(tmp_path, report):
     ]
 
 
+def test_an_interval_over_seeds_stays_among_proportions():
+    points = [
+        {"name": name, "epsilon": 3.0, "accuracy": {"value": value}}
+        for name, values in (("low", (0.09, 0.16)), ("high", (0.88, 0.99)))
+        for value in values
+    ]
+    high, low = frontier.collapse(points)
+    assert low["lo"] == 0.0 and 0.5 < low["hi"] < 1
+    assert 0 < high["lo"] < 0.5 and high["hi"] == 1.0
+    assert "12.5% (0.0–57.0%)" in frontier.markdown(points)
+
+
 @pytest.mark.parametrize(
     "bad,words_expected",
     [

@@ -7,5 +7,6 @@ served worse. Both are called by `launch/run.py` with a `specs.RunConfig` and a
 directory.
 
 The pieces: `build` makes data, task, optimizer and plan from the config; `loop` is the
-training loop; `evaluate` measures; `describe` turns measurements into a report.
+training loop; `evaluate` measures; `describe` turns measurements into a report;
+`finished` answers for a run that has ended.
 """

@@ -76,6 +76,13 @@ def dataset(config: specs.RunConfig) -> datasets.Dataset:
     return _whole(made, f"data.path={spec.path!r}")
 
 
+def data_files(config: specs.RunConfig) -> str:
+    """The user's own files in words: "data.path='a.tsv' or data.test_path='b.tsv'"."""
+    fields = ("path", "valid_path", "test_path")
+    named = [(field, getattr(config.data, field)) for field in fields]
+    return " or ".join(f"data.{field}={path!r}" for field, path in named if path)
+
+
 def encoded(config: specs.RunConfig, data: datasets.Dataset) -> datasets.Dataset:
     """`data` with the features of a frozen encoder, where the config keeps them.
 

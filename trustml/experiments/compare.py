@@ -20,7 +20,7 @@ import numpy as np
 
 from trustml import report, specs
 from trustml.data import batches
-from trustml.experiments import build, describe, epoch_time, evaluate, loop
+from trustml.experiments import build, describe, epoch_time, evaluate, finished, loop
 from trustml.experiments.train import LIMITS
 from trustml.experiments.trust_report import baseline_of
 from trustml.privacy import edp_sgd
@@ -35,9 +35,8 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     Returns:
       The path of report.html.
     """
-    if (workdir / "report.html").exists():
-        print(f"finished already; report: {workdir / 'report.html'}")
-        return workdir / "report.html"
+    if page := finished.page(config, workdir):
+        return page
     data = build.dataset(config)
     build.check_batch_sizes(config, batches.size(data.train))
     ways = variants(config)

@@ -198,6 +198,7 @@ def frame(
             "name": data.name,
             "source": data.source,
             "licence": data.licence,
+            "digest": data.digest,
             "counts": counts,
             "classes": list(data.label_names),
         },

@@ -19,7 +19,7 @@ from trustml import config as config_lib
 from trustml import task as task_lib
 from trustml import writer as writer_lib
 from trustml.data import datasets
-from trustml.experiments import evaluate
+from trustml.experiments import build, evaluate
 from trustml.experiments import step as step_lib
 from trustml.privacy import plan as plan_lib
 
@@ -76,10 +76,15 @@ def fit(
         ready.plan,
         ready.devices,
     )
-    digest = ":".join(
-        [config_lib.digest(config), data.digest, plan.digest if plan else "none"]
+    where = build.data_files(config) or f"data.name={config.data.name!r}"
+    digests = {
+        "another configuration": config_lib.digest(config),
+        f"other data ({where})": data.digest,
+        "another privacy plan": plan.digest if plan else "none",
+    }
+    saver = checkpoint.Checkpointer(
+        workdir / "checkpoints", digest=":".join(digests.values()), parts=tuple(digests)
     )
-    saver = checkpoint.Checkpointer(workdir / "checkpoints", digest=digest)
     found = saver.restore({"state": state, "sampling": sampler.seed})
     if found is None:
         if ready.clipper is not None and config.privacy.check:

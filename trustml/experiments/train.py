@@ -9,7 +9,7 @@ import pathlib
 
 from trustml import report, specs
 from trustml.data import batches
-from trustml.experiments import build, describe, loop
+from trustml.experiments import build, describe, finished, loop
 
 LIMITS = (
     "Membership was attacked with the loss threshold only; stronger attacks exist. "
@@ -26,9 +26,8 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     Returns:
       The path of report.html.
     """
-    if (workdir / "report.html").exists():
-        print(f"finished already; report: {workdir / 'report.html'}")
-        return workdir / "report.html"
+    if page := finished.page(config, workdir):
+        return page
     data = build.dataset(config)
     build.check_batch_sizes(config, batches.size(data.train))
     task = build.task(config, data)

@@ -19,7 +19,7 @@ from typing import Any
 
 from trustml import report, specs
 from trustml.data import batches
-from trustml.experiments import build, describe, loop
+from trustml.experiments import build, describe, finished, loop
 from trustml.experiments.train import LIMITS, run_name
 
 _PRICE_STEPS = 20  # timed without privacy where the baseline has its own settings
@@ -31,9 +31,8 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     Returns:
       The path of report.html.
     """
-    if (workdir / "report.html").exists():
-        print(f"finished already; report: {workdir / 'report.html'}")
-        return workdir / "report.html"
+    if page := finished.page(config, workdir):
+        return page
     data = build.dataset(config)
     build.check_batch_sizes(config, batches.size(data.train))
     limits = list(LIMITS)

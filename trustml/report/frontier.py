@@ -93,7 +93,7 @@ def collapse(points: Points) -> list[dict[str, Any]]:
         values = np.array([entry["accuracy"]["value"] for entry in seeds], float)
         lo, hi = (schema.number(seeds[0], "accuracy", end) for end in ("lo", "hi"))
         if values.size > 1:
-            _, lo, hi = intervals.mean(values)
+            _, lo, hi = intervals.mean(values, bounds=(0.0, 1.0))
         seconds = [schema.number(entry, "seconds_per_step") for entry in seeds]
         seconds = [value for value in seconds if value is not None]
         out.append(

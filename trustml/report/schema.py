@@ -8,6 +8,7 @@ count.
     versions                       {'python': '3.11.9', 'jax': '0.10.2', ...}
     machine                        str, or {'cpu': ..., 'cores': 2, ...}
     data      name, source, licence    str
+              digest                   of the data and how they were read
               counts                   {'train': 13084, 'test': 700}
               classes                  list of names, or their number
     task      model                    str

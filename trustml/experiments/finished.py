@@ -1,0 +1,63 @@
+"""What a finished run answers when its command is given again.
+
+It is not done again, but its report must still be true: the configuration is compared
+by `launch/run.py`, a data file of the user's by the digest in `report.json`. The public
+data sets do not change, and are not loaded for this.
+
+Example::
+
+    if page := finished.page(config, workdir):
+        return page
+"""
+
+import json
+import pathlib
+from collections.abc import Callable
+
+from trustml import specs
+from trustml.experiments import build
+from trustml.report import schema
+
+
+def page(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path | None:
+    """The page of the run in `workdir`, said to be there; None if it has not ended.
+
+    Raises:
+      ValueError: as `check_data`.
+    """
+    path = workdir / "report.html"
+    if not path.exists():
+        return None
+    check_data(config, workdir)
+    print(f"finished already; report: {path}")
+    return path
+
+
+def check_data(
+    config: specs.RunConfig,
+    workdir: pathlib.Path,
+    digest_of: Callable[[specs.RunConfig], str] | None = None,
+) -> None:
+    """Raises if the data file is not the one that the report in `workdir` is about.
+
+    Args:
+      config: of the run, with `data.path` or without.
+      workdir: of a finished run.
+      digest_of: loads the data of a config and returns its digest; `build.dataset`
+        where None. One that remembers saves time where many runs share a file.
+    Raises:
+      ValueError: the data changed; names the files.
+    """
+    path = workdir / "report.json"
+    if not config.data.path or not path.exists():
+        return
+    there = schema.get(json.loads(path.read_text()), "data", "digest")
+    if there is None:  # of the time before it was recorded
+        return
+    here = digest_of(config) if digest_of else build.dataset(config).digest
+    if here != there:
+        changed = f"{build.data_files(config)} changed since the run in"
+        raise ValueError(
+            f"{changed} {str(workdir)!r} ended; choose another --workdir, or delete "
+            "that directory to start anew."
+        )
