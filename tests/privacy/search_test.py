@@ -260,7 +260,7 @@ WRONG = [
 TEN = search.trials("geometric", 10)
 
 
-@pytest.mark.parametrize(("call", "words"), WRONG, ids=lambda x: str(x)[:40])
+@pytest.mark.parametrize(("call", "words"), WRONG, ids=[words for _, words in WRONG])
 def test_wrong_searches_are_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()

@@ -115,7 +115,7 @@ def encoded(config: specs.RunConfig, data: datasets.Dataset) -> datasets.Dataset
     # Another encoder makes other data of the same texts: a run does not go on with it.
     weights = hashlib.blake2b(digest_size=16)
     for leaf in jax.tree.leaves(encoder.params):
-        weights.update(np.ascontiguousarray(leaf))
+        weights.update(np.asarray(leaf).tobytes())
     digest = f"{data.digest}+{weights.hexdigest()}"
     return data._replace(**kept, digest=digest)
 
