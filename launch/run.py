@@ -13,6 +13,8 @@ command, the configuration or the files it names ends before any computation, wi
 one sentence on stderr and exit code 2.
 """
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -21,7 +23,7 @@ import re
 import runpy
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -82,7 +84,7 @@ def _load(spec: str) -> Any:
         lines = [f for f in traceback.extract_tb(error.__traceback__)]
         inside = [f.lineno for f in lines if f.filename == str(path)]
         where = f"{name}:{inside[-1]}" if inside else name
-        raise ValueError(f"{where}: {_one_line(error)}") from error
+        raise ValueError(f"{where}: {one_line(error)}") from error
 
 
 def _split(argv: Sequence[str]) -> tuple[str, list[str], list[str]]:
@@ -135,7 +137,7 @@ def parse(argv: Sequence[str]) -> Command:
         if match := re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error), re.S):
             kind = config.kind_of(match[1])
             _validate.fail(match[1], match[2], f"must be {kind}")
-        raise ValueError(f"{_one_line(error)}; --help explains the flags.") from error
+        raise ValueError(f"{one_line(error)}; --help explains the flags.") from error
     if left:
         raise ValueError(f"unexpected argument {left[0]!r}; {_EXAMPLE} is the form.")
     tree: Any = values["config"].value
@@ -241,7 +243,43 @@ def _fields(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _one_line(error: BaseException) -> str:
+@contextlib.contextmanager
+def explained(workdir: pathlib.Path) -> Iterator[None]:
+    """Gives what the operating system refuses inside a path and a cure.
+
+    Raises:
+      OSError: of the same number, with a sentence. Errors that bring one stay as they
+        are, and those that name no file (unless the disk is full).
+    """
+    try:
+        yield
+    except OSError as error:
+        number, name = error.errno, error.filename
+        if number is None or error.strerror != os.strerror(number):
+            raise
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            text = (
+                f"the disk is full: {name or workdir} could not be written; free some "
+                "space and run the same command again, which continues."
+            )
+        elif name is None:
+            raise
+        elif _is_about(name, workdir):
+            bound = f"cannot be used: {name}: {error.strerror}"
+            text = f"workdir={str(workdir)!r} {bound}; choose another --workdir."
+        else:
+            text = f"{name}: {error.strerror}; check that path and who may use it."
+        raise OSError(number, text) from error
+
+
+def _is_about(name: Any, workdir: pathlib.Path) -> bool:
+    """Whether a path is `workdir`, in it, or on the way to it."""
+    path, place = pathlib.Path(str(name)).absolute(), workdir.absolute()
+    return path.is_relative_to(place) or place.is_relative_to(path)
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line, without the number of the system's errors."""
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror
@@ -270,11 +308,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     try:
-        _execute(parse(argv))
+        command = parse(argv)
+        with explained(command.workdir):
+            _execute(command)
     except (ValueError, OSError) as error:
         if "--debug" in argv or not _is_for_the_user(error):
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command continues.", file=sys.stderr)

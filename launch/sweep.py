@@ -376,12 +376,13 @@ def main(
         if sweep.launcher == "slurm":
             print(slurm(sweep), end="")
             return 0
-        failed = execute(sweep, command)
-        page = summarize(sweep)
+        with run.explained(sweep.workdir):
+            failed = execute(sweep, command)
+            page = summarize(sweep)
     except (ValueError, OSError) as error:
         if "--debug" in argv:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {run.one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped; the same command continues.", file=sys.stderr)

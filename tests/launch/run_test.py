@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pathlib
@@ -44,6 +45,14 @@ def _write_note(config, workdir):
         raise KeyboardInterrupt
     if config.seed == 16:
         json.loads("{")
+    if config.seed == 17:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if config.seed == 18:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/runs/a.json")
+    if config.seed == 19:
+        raise OSError(errno.ENOSPC, "the disk is full: 3 MB are needed.")
+    if config.seed == 20:
+        raise PermissionError(errno.EACCES, "Permission denied", "mine.tsv")
 
 
 def test_overrides_and_workdir(here):
@@ -139,7 +148,17 @@ WRONG = [
     (["--config=mine.py", "steps"], ["unexpected argument 'steps'"]),
     (["--config=mine.py", "--workdir=mine.py"], ["workdir='mine.py' is a file"]),
     (["--config=mine.py", "--workdir=."], ["no run of ours, such as 'broken.py'"]),
-    (["--config=mine.py", "--workdir=/proc/x"], ["/proc/x"]),
+    (
+        ["--config=mine.py", "--workdir=/proc/x"],
+        [
+            "workdir='/proc/x' cannot be used: /proc/x: No such file or directory; "
+            "choose another --workdir."
+        ],
+    ),
+    (
+        ["--config=mine.py", "--workdir=mine.py/a"],
+        ["workdir='mine.py/a' cannot be used: ", "Not a directory; choose another"],
+    ),
 ]
 
 
@@ -196,6 +215,24 @@ def test_a_mistyped_argument_of_our_configs_is_refused(here, capsys, name):
     error = capsys.readouterr().err
     assert error.startswith(f"error: configs/{name}:") and error.count("\n") == 1
     assert "'smok' is not one of" in error and "did you mean 'smoke'?" in error
+
+
+SYSTEM = {
+    17: "the disk is full: runs/mine could not be written; free some space and run the "
+    "same command again, which continues.",
+    18: "the disk is full: /runs/a.json could not be written; free some space and run "
+    "the same command again, which continues.",
+    19: "the disk is full: 3 MB are needed.",
+    20: "mine.tsv: Permission denied; check that path and who may use it.",
+}
+
+
+@pytest.mark.parametrize("seed", SYSTEM)
+def test_what_the_system_refuses_gets_a_path_and_a_cure(here, capsys, seed):
+    assert run.main(["--config=mine.py", f"--config.seed={seed}"]) == 2
+    assert capsys.readouterr().err == f"error: {SYSTEM[seed]}\n"
+    with pytest.raises(OSError):
+        run.main(["--config=mine.py", f"--config.seed={seed}", "--debug"])
 
 
 def test_every_experiment_has_an_entry():

@@ -208,6 +208,10 @@ WRONG = {
         ["--config", "mine.py", "--jobs"],
         ["--jobs has no value; write --jobs=..."],
     ),
+    "no place for a directory": (
+        ["--config=mine.py", "--workdir=/proc/x"],
+        ["workdir='/proc/x' cannot be used: /proc/x: No such file", "choose another"],
+    ),
     "another sweep's directory": (
         ["--config=mine.py", "--workdir=s", "--config.train.steps=9"],
         ["train.steps is 1000 there and 9 here; choose another --workdir"],

@@ -1,7 +1,9 @@
 """The report: self-contained, complete with parts missing, escaped, stable, honest."""
 
 import copy
+import errno
 import json
+import pathlib
 import re
 from html import parser as html_parser
 
@@ -413,6 +415,18 @@ def test_bad_report_gets_a_sentence_and_writes_nothing(tmp_path, bad, words_expe
     with pytest.raises(ValueError, match=words_expected):
         report_lib.write(tmp_path / "run", bad)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_could_not_be_written_is_named_and_removed(tmp_path, monkeypatch):
+    def write_text(path, text, encoding):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a real one: no name
+
+    monkeypatch.setattr(pathlib.Path, "write_text", write_text)
+    with pytest.raises(OSError) as error:
+        report_lib.put(tmp_path / "report.json", "all of it")
+    assert error.value.filename == str(tmp_path / "report.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_frontier_without_a_point_gets_a_sentence(tmp_path):

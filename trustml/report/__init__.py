@@ -75,8 +75,17 @@ def to_json(report: Mapping[str, Any]) -> str:
 
 
 def put(path: pathlib.Path, text: str) -> pathlib.Path:
-    """Writes text so that a reader sees the old file or the new one, never a half."""
+    """Writes text so that a reader sees the old file or the new one, never a half.
+
+    Raises:
+      OSError: it cannot be written, as on a full disk; names the file.
+    """
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        error.filename = str(path)  # a full disk is reported without
+        raise
     return path
