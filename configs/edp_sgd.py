@@ -38,7 +38,7 @@ def get_config(arg=""):
     cfg.privacy.group_clip_norm = 0.1
     cfg.privacy.noise_schedule = "exponential"
     cfg.privacy.noise_decay = 0.9
-    cfg.train.steps = 250  # about ten epochs of SNIPS
+    cfg.train.steps = 90 if arg == "atis" else 250  # about ten epochs
     cfg.train.batch_size = 512
     cfg.train.physical_batch_size = 16  # little padding, and as fast as 64
     cfg.train.eval_every = 50
