@@ -20,9 +20,9 @@ The attack's AUC is 0.534, 0.495 and 0.507, each within 0.025. The nominal epsil
 eDP-SGD is 21.6. Its noise is as large as one clipped mean, and two of these make a
 step: of the slots it has learnt nothing. The rate and the clip norms were not tuned for
 either. The loop is compiled; on a CPU it cannot show the 50 to 130 times of the paper.
-ATIS, seed 0 alone: epochs 1.01 [0.99, 1.08], 0.92 [0.88, 0.95] and 2.6 of plain; intents
-87.3, 70.8 (the commonest has as many) and 73.6%, slot F1 74, 0 and 33; epsilon 148 and
-31.4.
+ATIS, seed 0 alone: epochs 1.01 [0.99, 1.08], 0.92 [0.88, 0.95] and 2.6 of plain;
+intents 87.3, 70.8 (the commonest has as many) and 73.6%, slot F1 74, 0 and 33; epsilon
+148 and 31.4.
 
     bash launch/run.sh --config=configs/edp_sgd.py                # SNIPS
     bash launch/run.sh --config=configs/edp_sgd.py:atis           # $TRUSTML_DATA/atis
