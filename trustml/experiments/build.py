@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -435,6 +436,20 @@ def check(config: specs.RunConfig, data: datasets.Dataset, task: Task) -> None:
         clipped = clipper(config, loss(config, data, task))
         variance = noise_variance(config, plan(config, clipped, sampled, shapes))
     optimizer(config, variance)
+
+
+def checked(
+    config: specs.RunConfig, variants: Iterable[specs.RunConfig]
+) -> datasets.Dataset:
+    """The data of an experiment, once nothing would stop any of its runs later.
+
+    With the features of a frozen encoder, where the config keeps them.
+    """
+    data = dataset(config)
+    check_batch_sizes(config, batches.size(data.train))
+    for variant in variants:  # the last budget may be out of reach
+        check(variant, data, task(variant, data))
+    return encoded(config, data)
 
 
 def check_batch_sizes(config: specs.RunConfig, num_examples: int) -> None:

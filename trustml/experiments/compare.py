@@ -19,7 +19,6 @@ import pathlib
 import numpy as np
 
 from trustml import report, specs
-from trustml.data import batches
 from trustml.experiments import build, describe, epoch_time, evaluate, finished, loop
 from trustml.experiments.train import LIMITS
 from trustml.experiments.trust_report import baseline_of
@@ -37,12 +36,9 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     """
     if page := finished.page(config, workdir):
         return page
-    data = build.dataset(config)
-    build.check_batch_sizes(config, batches.size(data.train))
     ways = variants(config)
+    data = build.checked(config, ways.values())
     task = build.task(config, data)
-    for variant in ways.values():
-        build.check(variant, data, build.task(variant, data))
     seconds = _epoch_seconds(config, data, task, workdir / "epoch_time.json")
     sections, baseline, params = [], None, None
     for name, variant in ways.items():

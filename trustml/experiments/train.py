@@ -8,7 +8,6 @@ Example::
 import pathlib
 
 from trustml import report, specs
-from trustml.data import batches
 from trustml.experiments import build, describe, finished, loop
 
 LIMITS = (
@@ -28,11 +27,8 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     """
     if page := finished.page(config, workdir):
         return page
-    data = build.dataset(config)
-    build.check_batch_sizes(config, batches.size(data.train))
+    data = build.checked(config, [config])
     task = build.task(config, data)
-    build.check(config, data, task)
-    data = build.encoded(config, data)
     name = run_name(config)
     trained = loop.fit(config, data, task, workdir, name=name)
     section, _ = describe.run_section(name, config, data, task, trained)

@@ -18,7 +18,6 @@ import tempfile
 from typing import Any
 
 from trustml import report, specs
-from trustml.data import batches
 from trustml.experiments import build, describe, finished, loop
 from trustml.experiments.train import LIMITS, run_name
 
@@ -33,13 +32,9 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     """
     if page := finished.page(config, workdir):
         return page
-    data = build.dataset(config)
-    build.check_batch_sizes(config, batches.size(data.train))
+    data = build.checked(config, variants(config))
     limits = list(LIMITS)
     sections, baseline, task, params = [], None, None, None
-    for variant in variants(config):  # the last budget may be out of reach
-        build.check(variant, data, build.task(variant, data))
-    data = build.encoded(config, data)
     for variant in variants(config):
         name, task = run_name(variant), build.task(variant, data)
         trained = loop.fit(variant, data, task, workdir / name, name=f"{name:>11}")
