@@ -1,0 +1,34 @@
+"""What a run is made of: frozen dataclasses that check their own static bounds.
+
+One dataclass a section of the configuration (`sections`, `privacy`), and `RunConfig`
+(`run`), which holds them and checks what binds two sections. A value out of its bounds
+raises one sentence, when the dataclass is made. `trustml.config` makes them from a
+config file.
+
+Example::
+
+    spec = specs.PrivacySpec(epsilon=8.0, delta=1e-6)
+    run = specs.RunConfig(privacy=spec, train=specs.TrainSpec(steps=200))
+"""
+
+from trustml.specs.privacy import PrivacySpec
+from trustml.specs.run import RunConfig
+from trustml.specs.sections import (
+    BaselineSpec,
+    DataSpec,
+    ModelSpec,
+    OptimizerSpec,
+    ReportSpec,
+    TrainSpec,
+)
+
+__all__ = [
+    "BaselineSpec",
+    "DataSpec",
+    "ModelSpec",
+    "OptimizerSpec",
+    "PrivacySpec",
+    "ReportSpec",
+    "RunConfig",
+    "TrainSpec",
+]

@@ -1,0 +1,141 @@
+"""One run: its sections, and what binds two of them."""
+
+import dataclasses
+
+from trustml import _validate
+from trustml.specs.privacy import PrivacySpec
+from trustml.specs.sections import (
+    BaselineSpec,
+    DataSpec,
+    ModelSpec,
+    OptimizerSpec,
+    ReportSpec,
+    TrainSpec,
+)
+
+EXPERIMENTS = ("train", "trust_report", "compare")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run, completely; every bound that needs no data has been checked.
+
+    Attributes:
+      experiment: one of `EXPERIMENTS`.
+      seed: of initialization, dropout and data order; never of the noise.
+      data: see `DataSpec`.
+      model: see `ModelSpec`.
+      optimizer: see `OptimizerSpec`.
+      privacy: see `PrivacySpec`.
+      train: see `TrainSpec`.
+      report: see `ReportSpec`.
+      baseline: see `BaselineSpec`.
+    """
+
+    experiment: str = "train"
+    seed: int = 0
+    data: DataSpec = dataclasses.field(default_factory=DataSpec)
+    model: ModelSpec = dataclasses.field(default_factory=ModelSpec)
+    optimizer: OptimizerSpec = dataclasses.field(default_factory=OptimizerSpec)
+    privacy: PrivacySpec = dataclasses.field(default_factory=PrivacySpec)
+    train: TrainSpec = dataclasses.field(default_factory=TrainSpec)
+    report: ReportSpec = dataclasses.field(default_factory=ReportSpec)
+    baseline: BaselineSpec = dataclasses.field(default_factory=BaselineSpec)
+
+    def __post_init__(self):
+        _validate.one_of("experiment", self.experiment, EXPERIMENTS)
+        _validate.integer_at_least("seed", self.seed, 0)
+        if self.optimizer.warmup_steps >= self.train.steps:
+            bound = f"must be < train.steps={self.train.steps}"
+            value = self.optimizer.warmup_steps
+            _validate.fail(
+                "optimizer.warmup_steps", value, bound, "shorten the warm-up"
+            )
+        if self.baseline.steps and self.optimizer.warmup_steps >= self.baseline.steps:
+            bound = f"must be > optimizer.warmup_steps={self.optimizer.warmup_steps}"
+            cure = "shorten the warm-up or train the baseline for longer"
+            _validate.fail("baseline.steps", self.baseline.steps, bound, cure)
+        most, chunk = self.train.physical_batch_size, self.privacy.microbatch_size
+        if most and chunk > most:
+            bound = f"must be <= train.physical_batch_size={most}"
+            cure = "0 takes the whole physical batch at once"
+            _validate.fail("privacy.microbatch_size", chunk, bound, cure)
+        if self.optimizer.name == "adam_bc":
+            self._check_adam_bc()
+        if self.experiment == "compare":
+            self._check_compare()
+        if self.model.cache_features:
+            self._check_cache()
+        if self.experiment == "trust_report":
+            self._check_trust_report()
+        elif self.privacy.enabled:
+            if self.privacy.epsilon is None and self.privacy.noise_multiplier is None:
+                bound = "and privacy.noise_multiplier=None leave the noise open"
+                cure = "set exactly one, or privacy.enabled=False"
+                _validate.fail("privacy.epsilon", None, bound, cure)
+
+    def without_privacy(self) -> "RunConfig":
+        """The same run as experiment 'train' without noise or clipping."""
+        privacy = dataclasses.replace(
+            self.privacy, enabled=False, epsilon=None, noise_multiplier=None
+        )
+        optimizer = self.optimizer
+        if optimizer.name == "adam_bc":  # without noise nothing is to be corrected
+            optimizer = dataclasses.replace(optimizer, name="adam")
+        return dataclasses.replace(
+            self, experiment="train", privacy=privacy, optimizer=optimizer
+        )
+
+    def _check_adam_bc(self):
+        field, cure = "optimizer.name", "choose adam"
+        if not self.privacy.enabled:
+            bound = "corrects for noise, and privacy.enabled=False adds none"
+            _validate.fail(field, "adam_bc", bound, cure)
+        moving = []
+        if self.privacy.noise_schedule != "constant":
+            moving.append(f"privacy.noise_schedule={self.privacy.noise_schedule!r}")
+        if self.privacy.rule == "quantile":
+            moving.append("privacy.rule='quantile'")
+        if self.privacy.bands > 1:
+            moving.append(f"privacy.bands={self.privacy.bands}")
+        if moving:
+            bound = f"needs one noise throughout, and {' and '.join(moving)} changes it"
+            _validate.fail(field, "adam_bc", bound, cure)
+
+    def _check_compare(self):
+        cure = "experiment='compare' sets eDP-SGD beside exact clipping"
+        if not self.privacy.enabled:
+            _validate.fail("privacy.enabled", False, "leaves nothing to compare", cure)
+        if not self.privacy.group_size:
+            field, size = "privacy.group_size", self.train.batch_size // 2
+            bound = f"must be the size of a micro-batch, {size} for example"
+            _validate.fail(field, 0, bound, cure)
+        if self.privacy.noise_multiplier is None:
+            bound = "must be given, so that both have the same noise"
+            cure = "set it and leave privacy.epsilon=None"
+            _validate.fail("privacy.noise_multiplier", None, bound, cure)
+
+    def _check_cache(self):
+        chosen = self.privacy.trainable
+        heads = all(glob.startswith(("classifier", "wide")) for glob in chosen)
+        if not (chosen and heads):
+            bound = "trains the encoder, whose features model.cache_features=True keeps"
+            cure = "set it to ('classifier/*', 'wide/*'), or do not keep them"
+            _validate.fail("privacy.trainable", chosen, bound, cure)
+        if self.train.augmentation:
+            bound = "changes texts whose features model.cache_features=True keeps"
+            _validate.fail(
+                "train.augmentation", self.train.augmentation, bound, "set it to ''"
+            )
+
+    def _check_trust_report(self):
+        for field in ("privacy.epsilon", "privacy.noise_multiplier"):
+            value = getattr(self.privacy, field.removeprefix("privacy."))
+            if value is not None:
+                bound = "has no effect on experiment='trust_report'"
+                cure = f"set report.epsilons, the budgets it compares, and {field}=None"
+                _validate.fail(field, value, bound, cure)
+        if not self.privacy.enabled and self.report.epsilons:
+            bound = f"contradicts report.epsilons={self.report.epsilons}"
+            cure = "set report.epsilons=() to compare nothing"
+            _validate.fail("privacy.enabled", False, bound, cure)
