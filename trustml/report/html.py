@@ -31,17 +31,28 @@ def render(report: Mapping[str, Any]) -> str:
       ValueError: if the report lacks its runs or their names.
     """
     report = schema.check(report)
-    title = html.escape(str(report.get("title") or "Report"))
     promised, leaks, costs, served = words.cards(report)
     body = _privacy(report, promised) + _leakage(report, leaks)
     body += _accuracy(report) + _groups(report, served) + _cost(report, costs)
-    body += _measured(report) + _limits(report)
+    body += measured(report, _methods(report)) + limits(tuple(words.limits(report)))
+    return page(report, (promised, leaks, costs, served), body)
+
+
+def page(report: Mapping[str, Any], cards: tuple[words.Card, ...], body: str) -> str:
+    """The document around `body`: style, title, what was studied, the cards.
+
+    Args:
+      report: title, data, task and date of it are shown; all may be missing.
+      cards: of the first screen.
+      body: HTML, of `section` and its like.
+    """
+    title = html.escape(str(report.get("title") or "Report"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{style.CSS}</style></head>\n<body>"
         f'<header><h1>{title}</h1><p class="lead">{_subtitle(report)}</p></header>\n'
-        f"<main>{_cards((promised, leaks, costs, served))}{body}</main>\n"
+        f"<main>{_cards(cards)}{body}</main>\n"
         "<footer>In brackets stand 95% intervals. The figures of this page, in full, "
         "are in report.json beside it.</footer></body></html>\n"
     )
@@ -75,7 +86,8 @@ def _cards(cards: tuple[words.Card, ...]) -> str:
     return f'<div class="cards">{"".join(out)}</div>'
 
 
-def _figure(title: str, svg: str, caption: str) -> str:
+def figure(title: str, svg: str, caption: str) -> str:
+    """A figure with its title and caption; nothing where `svg` is empty."""
     if not svg:
         return ""
     return (
@@ -84,7 +96,7 @@ def _figure(title: str, svg: str, caption: str) -> str:
     )
 
 
-def _section(
+def section(
     title: str,
     drawn: tuple[str, ...],
     tabled: tuple[str, ...],
@@ -102,16 +114,16 @@ def _section(
 
 def _privacy(report: Mapping[str, Any], card: words.Card) -> str:
     runs = report["runs"]
-    return _section(
+    return section(
         "The promise",
         (
-            _figure(
+            figure(
                 "Privacy spent while training",
                 figures.epsilon(runs),
                 "ε after each step, at the δ of the table. A run that is stopped early "
                 "has spent less.",
             ),
-            _figure(
+            figure(
                 "Accuracy against privacy",
                 figures.utility(runs),
                 "Test accuracy with its 95% interval; grey, the model without privacy. "
@@ -133,10 +145,10 @@ def _majority(runs) -> str:
 
 def _leakage(report: Mapping[str, Any], card: words.Card) -> str:
     runs = report["runs"]
-    return _section(
+    return section(
         "What an attacker finds",
         (
-            _figure(
+            figure(
                 "Members found against false alarms",
                 figures.roc(runs),
                 "Both axes are logarithmic: what counts is the left edge, where an "
@@ -154,16 +166,16 @@ def _leakage(report: Mapping[str, Any], card: words.Card) -> str:
 
 def _accuracy(report: Mapping[str, Any]) -> str:
     runs = report["runs"]
-    return _section(
+    return section(
         "Accuracy",
         (
-            _figure(
+            figure(
                 "Training loss",
                 figures.curves(runs, "loss"),
                 "Averaged over windows of steps. Computed on training examples without "
                 "noise: for the owner of the data, not for release.",
             ),
-            _figure(
+            figure(
                 "Accuracy while training",
                 figures.curves(runs, "accuracy"),
                 "At each evaluation." + _majority(runs),
@@ -180,11 +192,11 @@ def _groups(report: Mapping[str, Any], card: words.Card) -> str:
         "the models are alike: the column “change” of the table compares them example "
         "by example."
     )
-    return _section(
+    return section(
         "Who is served worse",
         (
-            _figure("By class", figures.groups(runs, "per_class"), caption),
-            _figure(
+            figure("By class", figures.groups(runs, "per_class"), caption),
+            figure(
                 "By length",
                 figures.groups(runs, "per_length"),
                 "The same by length of the example. Hollow: too few to judge.",
@@ -209,10 +221,10 @@ def _folded(table: str, runs, key: str) -> str:
 
 def _cost(report: Mapping[str, Any], card: words.Card) -> str:
     runs = report["runs"]
-    return _section(
+    return section(
         "The price",
         (
-            _figure(
+            figure(
                 "Time, memory and arithmetic",
                 figures.cost(runs),
                 "Time is measured after compilation; memory and arithmetic are the "
@@ -224,7 +236,26 @@ def _cost(report: Mapping[str, Any], card: words.Card) -> str:
     )
 
 
-def _measured(report: Mapping[str, Any]) -> str:
+def _methods(report: Mapping[str, Any]) -> tuple[str, ...]:
+    methods = []
+    if any(schema.get(run, "test") for run in report["runs"]):
+        methods.append(
+            "Rates have exact intervals (Clopper and Pearson) unless the table says "
+            "otherwise; changes between two models are paired, example by example "
+            "(Bonett and Price 2012); gaps between groups stand beside what shuffled "
+            "group labels give."
+        )
+    if any(schema.get(run, "membership") for run in report["runs"]):
+        methods.append(
+            "The attack's AUC has DeLong's interval, ties counting one half. "
+            "Thresholds depend on non-members only and never exceed the false alarms "
+            "stated; nothing is interpolated."
+        )
+    return tuple(methods)
+
+
+def measured(report: Mapping[str, Any], methods: tuple[str, ...]) -> str:
+    """The command, data, model, machine and versions behind a page, and how."""
     data, task = report.get("data") or {}, report.get("task") or {}
     classes = data.get("classes")
     if isinstance(classes, list):
@@ -252,28 +283,15 @@ def _measured(report: Mapping[str, Any]) -> str:
         items = (
             f"<dt>Command</dt><dd><pre>{html.escape(str(command))}</pre></dd>" + items
         )
-    methods = []
-    if any(schema.get(run, "test") for run in report["runs"]):
-        methods.append(
-            "Rates have exact intervals (Clopper and Pearson) unless the table says "
-            "otherwise; changes between two models are paired, example by example "
-            "(Bonett and Price 2012); gaps between groups stand beside what shuffled "
-            "group labels give."
-        )
-    if any(schema.get(run, "membership") for run in report["runs"]):
-        methods.append(
-            "The attack's AUC has DeLong's interval, ties counting one half. "
-            "Thresholds depend on non-members only and never exceed the false alarms "
-            "stated; nothing is interpolated."
-        )
     text = "".join(f"<p>{html.escape(method)}</p>" for method in methods)
     if not items and not text:
         return ""
     return f"<section><h2>How this was measured</h2><dl>{items}</dl>{text}</section>\n"
 
 
-def _limits(report: Mapping[str, Any]) -> str:
-    items = "".join(f"<li>{html.escape(item)}</li>" for item in words.limits(report))
+def limits(sentences: tuple[str, ...]) -> str:
+    """What a page does not show, one sentence each."""
+    items = "".join(f"<li>{html.escape(item)}</li>" for item in sentences)
     if not items:
         return ""
     return f"<section><h2>What this does not show</h2><ul>{items}</ul></section>\n"
