@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.privacy.checks import common
-from trustml.privacy import clipping, sampling
+from trustml.privacy import clipping, draws
 
 POSITIONS, INNER, OUTER, ROWS = 2, 8, 8, 11
 
@@ -117,7 +117,7 @@ def released_sum(seed):
     drawn = [t.sampler.draw(0), everyone[:1], everyone[:0], everyone, everyone[5:9]]
     for ids in drawn:
         capacity, slots = t.sampler.capacity, t.sampler.physical_batch_size
-        for physical in sampling._lay_out(ids, capacity, slots, 2):
+        for physical in draws.lay_out(ids, capacity, slots, 2):
             state, released = t.release(state, physical)
         want = by_loop(columns, np.isin(everyone, ids), 12.0)
         want = jax.tree.map(lambda x: x / 3, want)
