@@ -18,7 +18,7 @@ from trustml import intervals, specs
 from trustml import task as task_lib
 from trustml.attacks import membership
 from trustml.data import batches, datasets
-from trustml.experiments import evaluate
+from trustml.experiments import evaluate, units
 from trustml.experiments.loop import Trained
 from trustml.fairness import groups
 from trustml.privacy import accounting, clipping
@@ -148,7 +148,8 @@ def _cost(config, trained) -> dict[str, Any]:
 
 def _promise(config, data, task, trained) -> dict[str, Any]:
     plan, clipper = trained.plan, trained.clipper
-    example = {name: column[0] for name, column in data.train.items()}
+    columns = units.columns(config, data)
+    example = {name: column[0] for name, column in columns.items()}
     spec = config.privacy
     fallback = None
     if spec.method != "vmap" and isinstance(clipper, clipping.ClippedGrad):

@@ -135,7 +135,7 @@ def size(bits: int, clipper: Any, params: Any, moves: bool) -> int:
     """How many coordinates are rounded; refuses what changes the noise on its way."""
     if moves:
         _validate.fail(
-            "grid_bits",
+            "privacy.grid_bits",
             bits,
             "makes one grid for one noise and one clip norm throughout",
             "leave out the noise schedule, the strategy and rule='quantile'",
