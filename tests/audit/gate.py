@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import optax
 from scipy import stats
 
+from tests import trainer
 from trustml import parallel, rng
 from trustml.audit import canaries, lower_bounds, scores
-from trustml.experiments import step as step_lib
 from trustml.models import mlp
 from trustml.privacy import accounting, clipping, plan, sampling
 
@@ -96,19 +95,7 @@ def make(
         epsilon=epsilon,
         noise_multiplier=noise_multiplier,
     )
-    optimizer = canaries.recording(optax.sgd(0.1))
-    step = step_lib.make_step(
-        clipper,
-        made.mechanism,
-        optimizer,
-        expected_batch_size=made.expected_batch_size,
-        l2_clip_norm=l2_clip_norm,
-        selection=None,
-        dropout_key=jax.random.key(1),
-        devices=devices,
-        backend="shard_map",
-    )
-    step = jax.jit(step)
+    trained = trainer.make(clipper, made, devices=devices)
     params = task.init(jax.random.key(0))
     tracked = clipper.rule.adapt is not None
     contribution = None if tracked else canaries.contribution(clipper, params)
@@ -121,19 +108,15 @@ def make(
         sampler = sampler_of(len(columns["label"]), seed_128)
         # The complement is a run of its own, with noise of its own.
         noise_root = rng.Root(*rng.stream(root, "second")) if complement else root
-        noise_state = made.mechanism.init(noise_root)
-        norms = made.mechanism.clip_norms(noise_state)
-        state = step_lib.initial_state(params, optimizer, noise_state, None, norms)
-        state = parallel.replicate(state, devices)
+        state = trained.start(params, noise_root)
         rows_T = []
         for at in range(steps):
             length = contribution
             if tracked:  # C_t, which a canary fills
                 (length,) = np.asarray(made.mechanism.clip_norms(state.noise)).tolist()
             for physical in sampler.physical(at):
-                rows = step_lib.rows_of(columns, physical, devices)
-                state, _ = step(state, rows, np.bool_(physical.last))
-            released = np.asarray(state.opt_state.released["canary"], np.float64)
+                state, means = trained.release(state, columns, physical)
+            released = np.asarray(means["canary"], np.float64)
             rows_T.append(released * made.expected_batch_size / length)
         return np.stack(rows_T), included
 

@@ -57,7 +57,7 @@ def norm(tree):
 @pytest.mark.parametrize("name", CASES)
 def test_one_clipped_gradient_is_the_mean_over_the_views(name):
     task, made, batch = CASES[name]
-    params, key, copies = task.init(jax.random.key(0)), jax.random.key(5), 4
+    params, key, copies = task.init(jax.random.key(0)), jax.random.key(5), 8
     ids = jnp.array([8, 3, 11], jnp.uint32)
     mask = jnp.array([True, True, False])
     loss = augment.average(task.loss, made, copies)
@@ -77,8 +77,8 @@ def test_one_clipped_gradient_is_the_mean_over_the_views(name):
         run = jax.jit(clipper.fn, compiler_options=FAST)
         sums, info = run(params, batch, mask, key, ids)
         np.testing.assert_allclose(info.norms_per_example[:2], norms, rtol=1e-5)
-        for got, x in zip(jax.tree.leaves(sums), jax.tree.leaves(want), strict=True):
-            np.testing.assert_allclose(got, x, rtol=1e-4, atol=1e-6)
+        off = norm(jax.tree.map(jnp.subtract, sums, want))
+        assert off <= 1e-5 * norm(want)
         # Whatever the number of views, one record moves the sum by C.
         assert norm(sums) <= 2 * C * (1 + 1e-5)
         alone, _ = run(params, batch, mask.at[1].set(False), key, ids)

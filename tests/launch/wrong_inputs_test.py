@@ -73,6 +73,16 @@ def both(*assignments: str, words: tuple[str, ...]):
     return (["--config=mine.py", *overrides], {}, words)
 
 
+def of_users(*assignments: str, words: tuple[str, ...]):
+    """A row of a run whose users are told by their texts."""
+    base = ("data.user_column=text", "privacy.unit=user")
+    return both(*base, *assignments, words=words)
+
+
+def on_a_grid(*assignments: str, words: tuple[str, ...]):
+    return both("privacy.grid_bits=12", *assignments, words=words)
+
+
 # name: (arguments, files, words)
 COMMANDS = {
     # Privacy.
@@ -164,6 +174,74 @@ COMMANDS = {
         ],
         {},
         ("baseline.dropout=0.5 has no effect", "experiment='train'", "leave it out"),
+    ),
+    # Users as the unit; noise on a grid.
+    "unknown unit": field("privacy.unit", "usr", "did you mean 'user'?"),
+    "users without their column": field(
+        "privacy.unit", "user", "='user' needs data.user_column", "name the column"
+    ),
+    "user column without a file": both(
+        "data.path=",
+        "data.user_column=who",
+        words=("data.user_column='who'", "data.name='snips'", "set data.path"),
+    ),
+    "missing user column": field(
+        "data.user_column", "txt", "='txt' is not a column", "mean 'text'?"
+    ),
+    "users and a limit": of_users(
+        "data.limit=50", words=("data.limit=50", "one user changes", "set it to 0")
+    ),
+    "users and micro-batches": of_users(
+        "privacy.group_size=8",
+        words=("privacy.group_size=8", "privacy.unit='user'", "0 clips every user"),
+    ),
+    "comparison of users": of_users(
+        "experiment=compare",
+        "privacy.group_size=8",
+        words=("privacy.group_size=8", "does not go with privacy.unit='user'"),
+    ),
+    "users without examples": field(
+        "privacy.max_examples_per_user", "0", "=0 must be >= 1", "16 is usual"
+    ),
+    "batch larger than the users": of_users(
+        "train.batch_size=1000",
+        words=("train.batch_size=1000", "training users there are", "lower train.b"),
+    ),
+    "a user without a name": (
+        ["--config=mine.py", "--config.data.user_column=who"],
+        {"data.tsv": "text\tlabel\twho\na\tx\tann\nb\ty\t\n"},
+        ("line 3", "who=''", "give a user, as text or a whole number"),
+    ),
+    "a user spelt in two ways": (
+        ["--config=mine.py", "--config.data.user_column=who"],
+        {"data.tsv": "text\tlabel\twho\na\tx\tann\nb\ty\tann \n"},
+        ("line 3", "who='ann '", "differs from 'ann'", "write both alike"),
+    ),
+    "a negative grid": field("privacy.grid_bits", "-1", "=-1", "0 is Gaussian noise"),
+    "a grid of too many bits": field(
+        "privacy.grid_bits", "31", "=31 must be at most 30", "12 is usual"
+    ),
+    "a grid finer than the draws": field(
+        "privacy.grid_bits", "30", "more than the 2^28 grid steps", "lower it"
+    ),
+    "a grid by the PLD accountant": on_a_grid(
+        "privacy.accountant=pld", words=("privacy.accountant='pld'", "use 'rdp'")
+    ),
+    "a grid of scheduled noise": on_a_grid(
+        "privacy.noise_schedule=exponential",
+        "privacy.noise_decay=0.9",
+        words=("privacy.noise_schedule='exponential'", "set privacy.grid_bits=0"),
+    ),
+    "a grid of correlated noise": on_a_grid(
+        "privacy.bands=2", words=("privacy.bands=2", "set privacy.grid_bits=0")
+    ),
+    "a grid of a clip norm that moves": on_a_grid(
+        "privacy.rule=quantile", words=("privacy.rule='quantile'", "grid_bits=12")
+    ),
+    "a grid of batches without a bound": on_a_grid(
+        "privacy.sampler=fixed_size",
+        "privacy.relation=replace_one",
+        words=("privacy.sampler='fixed_size'", "set privacy.grid_bits=0"),
     ),
     # Training.
     "steps 0": field("train.steps", "0", "=0 must be >= 1"),

@@ -78,6 +78,31 @@ def make_plan(rule="flat", sampler=None, **changes):
     return plan.make(clipper, sampler, relation=relation, accountant="rdp", **numbers)
 
 
+def test_the_plans_noise_leaves_the_second_moment():
+    """E[v^ - Phi] = E[g^2] where the noise, and Phi, are those of a plan.
+
+    As above in units of Phi: the mean square of the gradients is Phi, and (g + n)^2 has
+    variance 2 Phi^2 + 4 Phi g^2, 6 Phi^2 in the mean.
+    """
+    n, b2, made = 200_000, 0.999, make_plan(steps=20)
+    phi, mechanism = adam.noise_variance(made), made.mechanism
+    g = jnp.sqrt(jnp.float32(phi)) * jax.random.normal(jax.random.key(1), (n,))
+    optimizer = adam.dp_adam_bc(1.0, b2=b2, noise_variance=phi)
+    state, noise_state = optimizer.init(g), mechanism.init(rng.root(0))
+
+    @jax.jit
+    def step(state, noise_state):
+        noisy, noise_state = mechanism.update(g * M, noise_state)
+        _, state = optimizer.update(noisy / M, state)
+        return state, noise_state
+
+    for _ in range(20):
+        state, noise_state = step(state, noise_state)
+    square = np.asarray(state[0].square, np.float64) / (1 - b2**20)
+    want = np.mean(np.square(np.asarray(g, np.float64)))
+    assert np.mean(square) - phi == pytest.approx(want, rel=0.01)
+
+
 def test_variance_is_that_of_the_released_mean():
     made = make_plan()
     variance = adam.noise_variance(made)

@@ -24,6 +24,7 @@ from trustml.privacy import (
     accounting,
     clipping,
     correlated_noise,
+    draws,
     edp_sgd,
     noise,
     plan,
@@ -248,7 +249,7 @@ TABLE: dict[str, Mutant] = {
     ),
     "sampling seeds of 31 bits": mutant(
         "secret_roots",
-        (sampling, "_sampler", "secrets.randbits(128)", "secrets.randbits(31)"),
+        (draws, "sampler", "secrets.randbits(128)", "secrets.randbits(31)"),
     ),
     # --- norms and factors ----------------------------------------------------------
     "one leaf left out of the norm": mutant(
@@ -452,21 +453,21 @@ TABLE: dict[str, Mutant] = {
     # --- sampling -------------------------------------------------------------------
     "the same batch at every step": mutant(
         "sampler_law",
-        (sampling, "generator", "[0, 0, step, _STREAMS[name]]",
+        (draws, "generator", "[0, 0, step, _STREAMS[name]]",
          "[0, 0, 0 * step, _STREAMS[name]]"),
     ),
     "batches of one size under Poisson's event": mutant(
         "sampler_law",
-        (sampling, "_coins", "int(generator.binomial(size, rate))",
+        (draws, "coins", "int(generator.binomial(size, rate))",
          "round(size * rate)"),
     ),
     "drawn with replacement": mutant(
         "sampler_law",
-        (sampling, "_subset", "replace=False", "replace=True"),
+        (draws, "subset", "replace=False", "replace=True"),
     ),
     "neighbours drawn together": mutant(
         "sampler_law",
-        (sampling, "_subset", "ids = generator.choice(size, count, replace=False, "
+        (draws, "subset", "ids = generator.choice(size, count, replace=False, "
          "shuffle=False)",
          "ids = (generator.integers(size) + np.arange(count)) % size"),
     ),
@@ -477,7 +478,7 @@ TABLE: dict[str, Mutant] = {
     ),
     "examples drawn at twice the rate that is told": mutant(
         "sampler_law",
-        (sampling, "_coins", "int(generator.binomial(size, rate))",
+        (draws, "coins", "int(generator.binomial(size, rate))",
          "int(generator.binomial(size, min(1.0, 2 * rate)))"),
     ),
     # --- micro-batches clipped as one -----------------------------------------------
@@ -520,7 +521,7 @@ TABLE: dict[str, Mutant] = {
     ),
     "sampling seeds of a fixed integer": mutant(
         "secret_roots",
-        (sampling, "_sampler", "return seeded(secrets.randbits(128), secret=True)",
+        (draws, "sampler", "return seeded(secrets.randbits(128), secret=True)",
          "return seeded(0, secret=True)"),
     ),
 }  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trustml.privacy import balls_in_bins, sampling
+from trustml.privacy import balls_in_bins, draws, sampling
 
 ADD = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
 ONE = dp_accounting.NeighboringRelation.REPLACE_ONE
@@ -256,13 +256,13 @@ def test_step_a_million_is_reached_at_once(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_late_step_draws_for_its_own_step_or_epoch_alone(name, monkeypatch):
-    asked, generator = [], sampling.generator
+    asked, generator = [], draws.generator
 
     def counted(seed, stream, number):
         asked.append((stream, number))
         return generator(seed, stream, number)
 
-    monkeypatch.setattr(sampling, "generator", counted)
+    monkeypatch.setattr(draws, "generator", counted)
     sampler = ALL[name](1000, 250, physical_batch_size=50, seed=1)
     sampler.physical(10**6)
     if name == "cyclic_poisson":  # the partition is one throw for the whole run
@@ -377,7 +377,7 @@ def test_a_draw_of_exactly_the_capacity_needs_no_second_call():
     sampler = sampling.fixed_size(100, 48, physical_batch_size=48, seed=0)
     assert sampler.capacity == 3
     for size, calls in ((143, 1), (144, 1), (145, 2), (288, 2), (289, 3)):
-        laid_out = sampling._lay_out(np.arange(size), 3, 48, None)
+        laid_out = draws.lay_out(np.arange(size), 3, 48, None)
         assert len(laid_out) == calls
 
 

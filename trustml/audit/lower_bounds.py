@@ -17,7 +17,7 @@ Independent canaries: given which are in, the scores of different canaries are
 independent draws, those of canaries in with one law and those of canaries out with
 another. True of separate runs; true in one run of gradient canaries of
 `trustml.audit.canaries` with independent noise on every coordinate, which is itself
-among the things to be tested (`tests/privacy/checks.py`).
+among the things to be tested (`tests/privacy/checks`).
 
 Example::
 

@@ -45,6 +45,7 @@ class Split(NamedTuple):
       image: float32[N, H, W, C].
       features: float32[N, D].
       groups: name -> int32[N].
+      users: whose each example is, where that is known.
     """
 
     labels: Sequence[str] | np.ndarray
@@ -53,6 +54,7 @@ class Split(NamedTuple):
     image: np.ndarray | None = None
     features: np.ndarray | None = None
     groups: Mapping[str, np.ndarray] = {}
+    users: Sequence[str] | None = None
 
 
 class Dataset(NamedTuple):
@@ -75,6 +77,7 @@ class Dataset(NamedTuple):
         attributes, and the length of texts in words.
       group_names: group name -> name of value 0, 1, ...
       digest: hexadecimal; changes with the data, the tokenizer and every option.
+      user_ids: whose each row of `train` is, text[N]; None where that is not known.
     """
 
     train: dict[str, np.ndarray]
@@ -92,6 +95,7 @@ class Dataset(NamedTuple):
     groups: dict[str, dict[str, np.ndarray]]
     group_names: dict[str, tuple[str, ...]]
     digest: str
+    user_ids: np.ndarray | None = None
 
 
 def hash_fraction(content: bytes, seed: int = 0) -> float:
@@ -149,6 +153,7 @@ def take(split: Split, rows: np.ndarray) -> Split:
         image=pick(split.image),
         features=pick(split.features),
         groups={name: column[rows] for name, column in split.groups.items()},
+        users=pick(split.users),
     )
 
 
@@ -207,6 +212,7 @@ def assemble(
             if getattr(split, field) is not None:
                 columns[part][field] = getattr(split, field)
         columns[part]["label"] = _encode_labels(split.labels, label_names)
+    users = splits["train"].users
     parts = [*digest_of, tokenizer.digest if tokenizer else "", str(max_length)]
     joined = "\0".join(parts).encode()
     return Dataset(
@@ -223,6 +229,7 @@ def assemble(
         groups=groups,
         group_names=group_names,
         digest=hashlib.blake2b(joined, digest_size=16).hexdigest(),
+        user_ids=None if users is None else np.array(users, np.str_),
     )
 
 

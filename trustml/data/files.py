@@ -5,7 +5,8 @@
 Texts with a label; words with a slot each (`tokens_column`, `slots_column`); or numbers
 with a label (`feature_columns`). Validation and test come from files of their own, or
 are carved from the one file by a hash of each row's content, so that a row's split
-depends on that row alone (see `trustml.data.dataset`).
+depends on that row alone (see `trustml.data.dataset`). Where a column says whose each
+row is (`user_column`), by a hash of the user: all rows of a user stay together.
 
 The set of labels is taken from the training file, and is then public: give
 `label_names` where that set is itself a secret. Numbers are used as they are: scale
@@ -44,6 +45,7 @@ def load(
     tokens_column: str = "",
     slots_column: str = "",
     feature_columns: Sequence[str] = (),
+    user_column: str = "",
     label_names: Sequence[str] = (),
     max_length: int = 32,
     vocabulary: str = "hashed",
@@ -68,6 +70,8 @@ def load(
       slots_column: holds a tag for every word, in the same form. Without
         `tokens_column` the text is split at blanks.
       feature_columns: hold numbers; take the place of text.
+      user_column: of the training file, holds whose each row is: text, or a whole
+        number; '' where every row stands for itself.
       label_names: every label, in order; those of the training file where empty.
       max_length: T, tokens of a text; the end of longer ones is dropped.
       vocabulary: 'hashed' (public), 'train' (words of the training text; not private)
@@ -121,6 +125,9 @@ def load(
         field: _read_split(table, fields, feature_columns)
         for field, table in found.items()
     }
+    if user_column:
+        users = _users(found["path"], user_column)
+        splits["path"] = splits["path"]._replace(users=users)
     names = _label_names(found, splits, label_names, label_column)
     carved = _carve(splits, shares, seed, found["path"])
     kept = {part: dataset.subset(split, limit, seed) for part, split in carved.items()}
@@ -129,7 +136,7 @@ def load(
         tokenizer = dataset.choose_tokenizer(
             vocabulary, vocabulary_size, pretrained_dir, texts
         )
-    options = (fields, tuple(feature_columns), names, shares, seed, limit)
+    options = (fields, tuple(feature_columns), user_column, names, shares, seed, limit)
     contents = [hashlib.sha256(table.content).hexdigest() for table in found.values()]
     return dataset.assemble(
         kept,
@@ -207,13 +214,21 @@ def _cell(table: tables.Table, row: int, column: str):
     return table.rows[row][column]
 
 
-def _label(table: tables.Table, row: int, column: str) -> str:
+def _label(table: tables.Table, row: int, column: str, what: str = "a label") -> str:
     value = _cell(table, row, column)
     if not isinstance(value, (str, int)) or value == "":
         raise table.error(
-            row, f"has {column}={value!r}; give a label, as text or a whole number."
+            row, f"has {column}={value!r}; give {what}, as text or a whole number."
         )
     return str(value)
+
+
+def _users(table: tables.Table, column: str) -> list[str]:
+    """Whose each row is; two spellings of one user would be two units of privacy."""
+    tables.require(table, "data.user_column", column)
+    users = [_label(table, n, column, "a user") for n in range(len(table.rows))]
+    _refuse_twins(table, users, tuple(sorted(set(users))), column)
+    return users
 
 
 def _text(table: tables.Table, row: int, column: str) -> str:
@@ -275,7 +290,7 @@ def _label_names(found, splits, label_names, column: str) -> tuple[str, ...]:
 
 
 def _refuse_twins(table, labels, names: tuple[str, ...], column: str) -> None:
-    """Raises where two labels would look alike: `good` and `good `."""
+    """Raises where two labels or users would look alike: `good` and `good `."""
     first: dict[str, str] = {}
     for name in names:
         alike = " ".join(unicodedata.normalize("NFC", name).split())
@@ -290,7 +305,7 @@ def _refuse_twins(table, labels, names: tuple[str, ...], column: str) -> None:
 
 
 def _carve(splits, shares, seed: int, table: tables.Table):
-    """Train, valid and test: files of their own, or by a hash of each row's content."""
+    """Train, valid and test: files of their own, or by a hash of each row or user."""
     whole = splits["path"]
     places = np.array(
         [
@@ -314,6 +329,8 @@ def _carve(splits, shares, seed: int, table: tables.Table):
 
 
 def _content(split: dataset.Split, row: int) -> bytes:
+    if split.users is not None:
+        return split.users[row].encode("utf-8", "surrogatepass")
     if split.texts is None:
         return np.asarray(split.features)[row].tobytes()
     text = split.texts[row]

@@ -6,7 +6,8 @@ writes the report that says what is promised, what leaks, what it costs and who 
 served worse. Both are called by `launch/run.py` with a `specs.RunConfig` and a
 directory.
 
-The pieces: `build` makes data, task, optimizer and plan from the config; `loop` is the
-training loop; `evaluate` measures; `describe` turns measurements into a report;
-`finished` answers for a run that has ended.
+The pieces: `build` makes data, task, optimizer and plan from the config; `units` says
+whether a step draws examples or users; `loop` is the training loop; `evaluate`
+measures; `describe` turns measurements into a report; `finished` answers for a run that
+has ended.
 """

@@ -24,6 +24,7 @@ import rich.progress
 
 from trustml import parallel, rng, specs
 from trustml.data import augment, batches, datasets, files
+from trustml.experiments import units
 from trustml.models import adapters, bag, bert, bilstm, cnn, hf, mlp, transformer
 from trustml.privacy import (
     accounting,
@@ -34,6 +35,7 @@ from trustml.privacy import (
     rules,
     sampling,
     schedules,
+    users,
 )
 from trustml.privacy import plan as plan_lib
 from trustml.privacy import trainable as trainable_lib
@@ -71,6 +73,7 @@ def dataset(config: specs.RunConfig) -> datasets.Dataset:
         tokens_column=spec.tokens_column,
         slots_column=spec.slots_column,
         feature_columns=spec.feature_columns,
+        user_column=spec.user_column,
         valid_fraction=spec.valid_fraction,
         **text,
     )
@@ -319,7 +322,7 @@ def physical_batch_size(config: specs.RunConfig, num_devices: int) -> int:
 def clipper(
     config: specs.RunConfig, loss
 ) -> clipping.ClippedGrad | edp_sgd.MicroBatchGrad:
-    """The clipped gradient of the config's privacy section."""
+    """The clipped gradient of the config's privacy section; `loss` is of an example."""
     spec = config.privacy
     rule: Any = spec.rule
     if spec.rule == "quantile":
@@ -332,7 +335,10 @@ def clipper(
             rule=rule,
             trainable=trainable(config),
         )
-    return clipping.clipped_grad(
+    make: Any = clipping.clipped_grad
+    if units.are_users(config):
+        make = users.clipped_grad
+    return make(
         loss,
         l2_clip_norm=spec.l2_clip_norm,
         rule=rule,
@@ -343,7 +349,7 @@ def clipper(
 
 
 def sampler(
-    config: specs.RunConfig, num_examples: int, num_devices: int, root: rng.Root
+    config: specs.RunConfig, num_units: int, num_devices: int, root: rng.Root
 ) -> sampling.Sampler:
     """The sampler of the config, with a seed of its own stream of `root`."""
     make: Any = {
@@ -359,12 +365,14 @@ def sampler(
     if config.privacy.enabled and config.privacy.bands > 1:
         make = functools.partial(sampling.cyclic_poisson, bands=config.privacy.bands)
     made = make(
-        num_examples,
+        num_units,
         config.train.batch_size,
         physical_batch_size=physical_batch_size(config, num_devices),
         shards=num_devices,
         seed=None,
     )
+    if units.are_users(config):
+        made = users.sampler(made)
     seed = rng.seed_128(rng.stream(root, "sampling"))
     return made.reseed(seed, secret=bool(root.secret))
 
@@ -387,6 +395,7 @@ def plan(
         epsilon=spec.epsilon,
         noise_schedule=_noise_schedule(config, sampled),
         strategy=_strategy(config),
+        grid_bits=spec.grid_bits or None,
         accountant=spec.accountant,
         params=params,
         cache_dir=_cache_dir(),
@@ -427,7 +436,7 @@ def noise_variance(config: specs.RunConfig, made: plan_lib.Plan) -> float | None
 def check(config: specs.RunConfig, data: datasets.Dataset, task: Task) -> None:
     """Raises what would stop the run later, before anything is trained."""
     num_devices = len(parallel.devices(config.train.num_devices))
-    size = batches.size(data.train)
+    size = units.count(config, data)
     sampled = sampler(config, size, num_devices, rng.root(config.privacy.noise_seed))
     variance = None
     shapes = jax.eval_shape(task.init, jax.random.key(0))
@@ -446,26 +455,26 @@ def checked(
     With the features of a frozen encoder, where the config keeps them.
     """
     data = dataset(config)
-    check_batch_sizes(config, batches.size(data.train))
+    check_batch_sizes(config, units.count(config, data))
     for variant in variants:  # the last budget may be out of reach
         check(variant, data, task(variant, data))
     return encoded(config, data)
 
 
-def check_batch_sizes(config: specs.RunConfig, num_examples: int) -> None:
+def check_batch_sizes(config: specs.RunConfig, num_units: int) -> None:
     """Raises one sentence for all batches that are larger than the training data."""
     sizes = {"train.batch_size": config.train.batch_size}
     if config.experiment == "trust_report":
         sizes["baseline.batch_size"] = config.baseline.batch_size or 0
-    large = {field: size for field, size in sizes.items() if size > num_examples}
+    large = {field: size for field, size in sizes.items() if size > num_units}
     if not large:
         return
     buffers = config.train.physical_batch_size
     follows = f" (train.physical_batch_size={buffers} follows by itself)"
     raise ValueError(
         f"{' and '.join(f'{field}={size}' for field, size in large.items())} must be "
-        f"at most the {num_examples} training examples there are; lower "
-        f"{' and '.join(large)}{follows if buffers > num_examples else ''}."
+        f"at most the {num_units} training {config.privacy.unit}s there are; lower "
+        f"{' and '.join(large)}{follows if buffers > num_units else ''}."
     )
 
 

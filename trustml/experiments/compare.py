@@ -19,8 +19,15 @@ import pathlib
 import numpy as np
 
 from trustml import report, specs
-from trustml.experiments import build, describe, epoch_time, evaluate, finished, loop
-from trustml.experiments.train import LIMITS
+from trustml.experiments import (
+    build,
+    describe,
+    epoch_time,
+    evaluate,
+    finished,
+    loop,
+    train,
+)
 from trustml.experiments.trust_report import baseline_of
 from trustml.privacy import edp_sgd
 from trustml.report import fmt
@@ -60,7 +67,7 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     page = describe.frame(title, config, data, task, params)
     looped = _epoch(seconds, epoch_time.LOOP)
     limits = [
-        *LIMITS,
+        *train.limits(config),
         "Epochs were timed interleaved in one process. The exact update done one "
         f"example at a time took {looped['epoch_seconds']:.3g} s an epoch, "
         f"{looped['ratios']['epoch_seconds']:.3g} times the plain one; it was timed "

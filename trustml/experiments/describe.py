@@ -18,7 +18,7 @@ from trustml import intervals, specs
 from trustml import task as task_lib
 from trustml.attacks import membership
 from trustml.data import batches, datasets
-from trustml.experiments import evaluate
+from trustml.experiments import evaluate, units
 from trustml.experiments.loop import Trained
 from trustml.fairness import groups
 from trustml.privacy import accounting, clipping
@@ -46,6 +46,7 @@ def run_section(
     tested = evaluate.predictions(task, trained.params, data.test)
     members = evaluate.predictions(task, trained.params, data.train)
     others = evaluate.predictions(task, trained.params, data.valid)
+    columns = units.columns(config, data)
     section = {
         "name": name,
         "private": trained.plan is not None,
@@ -59,11 +60,11 @@ def run_section(
             members.losses[_distinct(data.train)],
             others.losses[_distinct(data.valid)],
         ),
-        "cost": _cost(config, trained),
+        "cost": _cost(config, trained, units.examples_each(columns)),
         "nonfinite_examples": trained.rows[-1].get("nonprivate/nonfinite", 0),
     }
     if trained.plan is not None:
-        section |= _promise(config, data, task, trained)
+        section |= _promise(config, columns, trained)
     return section, tested
 
 
@@ -140,15 +141,16 @@ def _membership(config, trained, members, others) -> dict[str, Any]:
     return membership.as_dict(attack, epsilon=plan.epsilon(), delta=plan.delta)
 
 
-def _cost(config, trained) -> dict[str, Any]:
+def _cost(config, trained, examples_each) -> dict[str, Any]:
     cost = trained.cost._asdict()
-    rate = config.train.batch_size / trained.cost.seconds_per_step
+    examples = config.train.batch_size * examples_each
+    rate = examples / trained.cost.seconds_per_step
     return cost | {"examples_per_second": rate}
 
 
-def _promise(config, data, task, trained) -> dict[str, Any]:
+def _promise(config, columns, trained) -> dict[str, Any]:
     plan, clipper = trained.plan, trained.clipper
-    example = {name: column[0] for name, column in data.train.items()}
+    example = {name: column[0] for name, column in columns.items()}
     spec = config.privacy
     fallback = None
     if spec.method != "vmap" and isinstance(clipper, clipping.ClippedGrad):

@@ -87,7 +87,7 @@ def _steps(config, data, task) -> tuple[Callable[[int], None], float]:
 
     def rows(step):
         return [
-            (step_lib.rows_of(data.train, physical, ready.devices), physical.last)
+            (step_lib.rows_of(ready.columns, physical, ready.devices), physical.last)
             for physical in ready.sampler.physical(step)
         ]
 

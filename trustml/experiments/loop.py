@@ -19,7 +19,7 @@ from trustml import config as config_lib
 from trustml import task as task_lib
 from trustml import writer as writer_lib
 from trustml.data import datasets
-from trustml.experiments import build, evaluate
+from trustml.experiments import build, evaluate, units
 from trustml.experiments import step as step_lib
 from trustml.privacy import plan as plan_lib
 
@@ -89,26 +89,27 @@ def fit(
     if found is None:
         if ready.clipper is not None and config.privacy.check:
             params = jax.device_get(state.params)
-            ready.clipper.check(params, _first_rows(data.train))
+            ready.clipper.check(params, _first_rows(ready.columns))
         saver.save(0, {"state": state, "sampling": sampler.seed})
     else:
         state = found.state["state"]
         sampler = sampler.reseed(found.state["sampling"], secret=sampler.secret)
     first = found.step if found else 0
 
-    rows = step_lib.rows_of(data.train, sampler.physical(first)[0], devices)
+    rows = step_lib.rows_of(ready.columns, sampler.physical(first)[0], devices)
     began = time.perf_counter()
     compiled = jax.jit(ready.step, donate_argnums=0).lower(state, rows, True).compile()
     compile_seconds = time.perf_counter() - began
 
     total, every = config.train.steps, config.train
+    each = units.examples_each(ready.columns)
     seconds: list[float] = []
     with writer_lib.Writer(
         workdir,
         total,
         quiet=quiet,
         resume_step=first if found else None,
-        examples_per_step=sampler.expected_batch_size,
+        examples_per_step=sampler.expected_batch_size * each,
         epsilon_budget=config.privacy.epsilon if plan else None,
         name=name,
     ) as out:
@@ -116,7 +117,7 @@ def fit(
         for done in range(first, total):
             counts: Any = None
             for physical in sampler.physical(done):
-                rows = step_lib.rows_of(data.train, physical, devices)
+                rows = step_lib.rows_of(ready.columns, physical, devices)
                 state, counts = compiled(state, rows, np.bool_(physical.last))
             now = done + 1
             if _due(every.log_every, now, total):

@@ -25,7 +25,7 @@ import optax
 from trustml import parallel, rng, specs
 from trustml import task as task_lib
 from trustml.data import batches, datasets
-from trustml.experiments import average, build
+from trustml.experiments import average, build, units
 from trustml.privacy import clipping, edp_sgd, noise, quantile, sampling
 from trustml.privacy import plan as plan_lib
 from trustml.privacy import trainable as trainable_lib
@@ -80,6 +80,7 @@ class Prepared(NamedTuple):
       clipper: None without privacy.
       devices: the run's.
       selection: which leaves are trained; None: all.
+      columns: what the sampler's ids are rows of, see `trustml.experiments.units`.
     """
 
     step: Callable
@@ -89,6 +90,7 @@ class Prepared(NamedTuple):
     clipper: Clipper | None
     devices: list
     selection: trainable_lib.Selection
+    columns: batches.Columns
 
 
 def prepare(
@@ -104,10 +106,11 @@ def prepare(
     keys = jax.random.key(config.seed)
     params = task.init(rng.stream(keys, "init"))
     root = rng.root(config.privacy.noise_seed)
-    sampler = build.sampler(config, batches.size(data.train), len(devices), root)
+    columns = units.columns(config, data)
+    sampler = build.sampler(config, batches.size(columns), len(devices), root)
     clipper, plan, mechanism, variance = None, None, None, None
     loss = build.loss(config, data, task)
-    sums_fn: Callable = ordinary_sums(loss, selection)
+    sums_fn: Callable = ordinary_sums(units.loss(config, loss), selection)
     if config.privacy.enabled:
         clipper = build.clipper(config, loss)
         plan = build.plan(config, clipper, sampler, params)
@@ -133,7 +136,7 @@ def prepare(
         ema_decay=decay,
     )
     state = parallel.replicate(state, devices)
-    return Prepared(step, state, sampler, plan, clipper, devices, selection)
+    return Prepared(step, state, sampler, plan, clipper, devices, selection, columns)
 
 
 def rows_of(columns, physical: sampling.Physical, devices):

@@ -10,14 +10,6 @@ import pathlib
 from trustml import report, specs
 from trustml.experiments import build, describe, finished, loop
 
-LIMITS = (
-    "Membership was attacked with the loss threshold only; stronger attacks exist. "
-    "Non-members are the validation split, taken to be drawn like the training split.",
-    "The guarantee covers the parameters and every intermediate update, in real "
-    "arithmetic; floating-point sampling of the noise is not covered.",
-    "Hyper-parameters were not chosen privately: their choice is not covered.",
-)
-
 
 def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     """Trains, measures and writes the report; resumes what `workdir` holds.
@@ -34,7 +26,7 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     section, _ = describe.run_section(name, config, data, task, trained)
     title = f"{config.model.name} on {data.name}"
     page = describe.frame(title, config, data, task, trained.params)
-    page |= {"runs": [section], "limits": list(LIMITS)}
+    page |= {"runs": [section], "limits": limits(config)}
     path = report.write(workdir, page)
     accuracy = section["test"]["accuracy"]
     print(
@@ -42,6 +34,29 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         f"[{accuracy['lo']:.1%}, {accuracy['hi']:.1%}]; report: {path}"
     )
     return path
+
+
+def limits(config: specs.RunConfig) -> list[str]:
+    """What a report says was not tested or is not covered."""
+    spec = config.privacy
+    covered = "floating-point sampling of the noise is"
+    if spec.enabled and spec.grid_bits:
+        covered = "rounding within the sums, before the noise, is"
+    said = [
+        "Membership was attacked with the loss threshold only; stronger attacks exist. "
+        "Non-members are the validation split, taken to be drawn like the training "
+        "split.",
+        "The guarantee covers the parameters and every intermediate update, in real "
+        f"arithmetic; {covered} not covered.",
+        "Hyper-parameters were not chosen privately: their choice is not covered.",
+    ]
+    if spec.unit == "user":
+        said.append(
+            f"The model learnt from at most {spec.max_examples_per_user} examples of "
+            "each user, and membership was attacked for single examples, those left "
+            "out among them; an attack on whole users may find more."
+        )
+    return said
 
 
 def run_name(config: specs.RunConfig) -> str:

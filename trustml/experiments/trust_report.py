@@ -18,8 +18,7 @@ import tempfile
 from typing import Any
 
 from trustml import report, specs
-from trustml.experiments import build, describe, finished, loop
-from trustml.experiments.train import LIMITS, run_name
+from trustml.experiments import build, describe, finished, loop, train
 
 _PRICE_STEPS = 20  # timed without privacy where the baseline has its own settings
 
@@ -33,10 +32,10 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     if page := finished.page(config, workdir):
         return page
     data = build.checked(config, variants(config))
-    limits = list(LIMITS)
+    limits = train.limits(config)
     sections, baseline, task, params = [], None, None, None
     for variant in variants(config):
-        name, task = run_name(variant), build.task(variant, data)
+        name, task = train.run_name(variant), build.task(variant, data)
         trained = loop.fit(variant, data, task, workdir / name, name=f"{name:>11}")
         if not variant.privacy.enabled and _own_settings(config):
             trained = trained._replace(cost=_price(config, data))

@@ -114,9 +114,9 @@ def grid(noise_stddev: float, sensitivity: float, size: int, *, bits: int = 12) 
     bound = "take it from the clipper"
     sensitivity = _validate.positive("sensitivity", sensitivity, bound)
     size = _validate.integer_at_least("size", size, 1, "count the coordinates")
-    bits = _validate.integer_at_least("grid_bits", bits, 1, "12 is usual")
+    bits = _validate.integer_at_least("privacy.grid_bits", bits, 1, "12 is usual")
     if bits > 30:
-        _validate.fail("grid_bits", bits, "must be at most 30", "12 is usual")
+        _validate.fail("privacy.grid_bits", bits, "must be at most 30", "12 is usual")
     spacing = 2.0 ** math.floor(math.log2(sensitivity / math.sqrt(size)) - bits)
     scale = math.ceil(stddev / spacing)
     return Grid(spacing, scale, sensitivity / spacing + math.sqrt(size), size)
@@ -141,7 +141,7 @@ def mechanism(grid: Grid) -> noise.Mechanism:
     """
     if grid.scale > _LARGEST_SCALE:
         _validate.fail(
-            "grid_bits",
+            "privacy.grid_bits",
             f"scale {grid.scale:.3g}",
             "makes the noise more than the 2^28 grid steps that are drawn exactly",
             "lower it, or train fewer parameters",
@@ -196,7 +196,7 @@ def discrete(event: Any) -> Any:
         inner = discrete(event.event)
         return dp_accounting.PoissonSampledDpEvent(event.sampling_probability, inner)
     _validate.fail(
-        "grid_bits",
+        "privacy.grid_bits",
         type(event).__name__,
         "has no bound with discrete Gaussian noise",
         "sample with sampling.poisson or shuffled, or leave grid_bits out",

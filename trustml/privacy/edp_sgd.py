@@ -48,7 +48,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trustml import _validate
-from trustml.privacy import accounting, arguments, clipping, sampling
+from trustml.privacy import accounting, arguments, clipping, draws, sampling
 from trustml.privacy import rules as rules_lib
 from trustml.privacy import trainable as trainable_lib
 
@@ -253,7 +253,7 @@ def micro_batches(
     def grouped(sampler: sampling.Sampler) -> sampling.Sampler:
         def physical(step: int) -> list[sampling.Physical]:
             ids = sampler.draw(step)
-            generator = sampling.generator(sampler.seed, "slots", step)
+            generator = draws.generator(sampler.seed, "slots", step)
             slot = generator.integers(count, size=len(ids))
             members = [ids[slot == j][:most] for j in range(count)]
             return [_lay_out(members, capacity, slots, shards)]

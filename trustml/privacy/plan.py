@@ -31,30 +31,25 @@ Example::
 """
 
 import collections
-import math
 import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import dp_accounting
-import jax
 import numpy as np
 
 from trustml import _validate
 from trustml.privacy import (
     accounting,
-    balls_in_bins,
     calibration,
     correlated_noise,
     discrete_gaussian,
     noise,
+    pairing,
+    promise,
     quantile,
     sampling,
 )
-from trustml.privacy import trainable as trainable_lib
-
-# Samplers that may leave a record out of every batch, whichever record it is.
-_LEAVE_OUT = ("poisson", "cyclic_poisson", "truncated_poisson", "micro_batches")
 
 
 class Plan(NamedTuple):
@@ -161,24 +156,17 @@ def make(
     sensitivity = _validate.positive(
         "clipper.sensitivity", clipper.sensitivity(relation)
     )
-    event_sensitivity = sensitivity
-    replace_one = accounting.Relation.REPLACE_ONE
-    if sampler.name in _LEAVE_OUT and relation is replace_one:
-        # Poisson sampling may also leave the record out, on either side: the pair
-        # (1-q) N(0) + q N(+-c) needs a c that bounds one record's own share.
-        alone = clipper.sensitivity(accounting.Relation.ADD_OR_REMOVE_ONE)
-        event_sensitivity = max(sensitivity, 2 * alone)
-
-    _check_pair(clipper, sampler)
-    scales = _schedule(noise_schedule, steps, sampler)
+    event_sensitivity = pairing.event_sensitivity(clipper, sampler, relation)
+    pairing.check_pair(clipper, sampler)
+    scales = pairing.schedule(noise_schedule, steps, sampler)
     expected = sampler.expected_batch_size
     if sampler.group_size is not None:
         expected = expected / sampler.group_size
     adapt = getattr(clipper.rule, "adapt", None)
-    banded = _banded(strategy, sampler, steps, scales, adapt)
-    shares = (1.0,) if adapt is None else _groups(clipper, params).shares
+    banded = pairing.banded(strategy, sampler, steps, scales, adapt)
+    shares = (1.0,) if adapt is None else pairing.groups(clipper, params).shares
     moves = banded is not None or adapt is not None or bool(np.any(scales != 1))
-    size = 0 if grid_bits is None else _size(grid_bits, clipper, params, moves)
+    size = 0 if grid_bits is None else pairing.size(grid_bits, clipper, params, moves)
 
     def grid_of(z: float) -> discrete_gaussian.Grid | None:
         if grid_bits is None:
@@ -258,7 +246,7 @@ def make(
         mechanism = correlated_noise.banded(
             banded,
             stddev=z * norm * banded.column_norm,
-            like=_trained(clipper, params, why),
+            like=pairing.trained(clipper, params, why),
         )
     elif grid is not None:
         mechanism = discrete_gaussian.mechanism(grid)
@@ -295,7 +283,7 @@ def make(
 
     identity = {
         "unit": clipper.privacy_unit,
-        "rule": _rule_name(clipper.rule),
+        "rule": promise.rule_name(clipper.rule),
         "l2_clip_norm": norm,
         "trainable": repr(getattr(clipper, "trainable", None)),
         "sensitivity": event_sensitivity,
@@ -325,149 +313,9 @@ def make(
         mechanism=mechanism,
         sampler=sampler,
         digest=calibration.digest(identity),
-        explain=lambda: _explain(made, clipper, norm, banded, grid),
+        explain=lambda: promise.explain(made, clipper, norm, banded, grid),
     )
     return made
-
-
-def _group_size(clipper: Any) -> float:
-    """Examples whose mean is clipped as one: 1, or the size of a micro-batch."""
-    return getattr(clipper, "group_size", None) or 1
-
-
-def _check_pair(clipper: Any, sampler: sampling.Sampler) -> None:
-    """Both have one unit; micro-batches go with independently drawn slots alone."""
-    if clipper.privacy_unit != sampler.privacy_unit:
-        _validate.fail(
-            "sampler.privacy_unit",
-            sampler.privacy_unit,
-            f"does not fit a clipper whose unit is the {clipper.privacy_unit}",
-            "for users join users.clipped_grad with users.sampler",
-        )
-    grouped = _group_size(clipper) != 1
-    if grouped != (sampler.group_size is not None):
-        field = "clipper" if grouped else "sampler"
-        name = "edp_sgd" if grouped else sampler.name
-        _validate.fail(
-            field,
-            name,
-            "does not fit: means of micro-batches need a sampler that draws a "
-            "micro-batch for every example on its own, and nothing else may use it",
-            "join edp_sgd.clipped_grad with edp_sgd.micro_batches",
-        )
-    if grouped and sampler.group_size != clipper.group_size:
-        _validate.fail(
-            "clipper.group_size",
-            clipper.group_size,
-            f"differs from the sampler's {sampler.group_size}",
-            "give both the same",
-        )
-
-
-def _banded(
-    strategy: correlated_noise.Strategy | None,
-    sampler: sampling.Sampler,
-    steps: int,
-    scales: np.ndarray,
-    adapt: Any,
-) -> correlated_noise.Strategy | None:
-    """The strategy, if it correlates anything; refuses what has no event with it."""
-    bands = 1 if strategy is None else strategy.bands
-    if bands != sampler.bands:
-        _validate.fail(
-            "strategy.bands",
-            bands,
-            f"does not fit the sampler {sampler.name} with bands={sampler.bands}: the "
-            "steps of an example must lie as far apart as noise is correlated",
-            "give sampling.cyclic_poisson and correlated_noise.optimize the same bands",
-        )
-    if strategy is None or bands == 1:
-        return None
-    if bands > steps:
-        cure = "take fewer bands"
-        _validate.fail("strategy.bands", bands, f"must be at most steps={steps}", cure)
-    if len(set(scales)) > 1:
-        _validate.fail(
-            "noise_schedule",
-            f"{len(set(scales))} levels",
-            "does not fit a banded strategy, whose event is for one noise throughout",
-            "leave one of the two out",
-        )
-    if adapt is not None:
-        _validate.fail(
-            "strategy.bands",
-            bands,
-            "does not fit a rule that moves the clip norm: noise of a past step was "
-            "scaled to another norm",
-            "use rule='flat', or one band",
-        )
-    return strategy
-
-
-def _size(bits: int, clipper: Any, params: Any, moves: bool) -> int:
-    """How many coordinates are rounded; refuses what changes the noise on its way."""
-    if moves:
-        _validate.fail(
-            "grid_bits",
-            bits,
-            "makes one grid for one noise and one clip norm throughout",
-            "leave out the noise schedule, the strategy and rule='quantile'",
-        )
-    why = "with grid_bits, since what rounding adds grows with their number"
-    trained = _trained(clipper, params, why)
-    return sum(x.size for x in jax.tree.leaves(jax.eval_shape(lambda x: x, trained)))
-
-
-def _trained(clipper: Any, params: Any, why: str) -> Any:
-    if params is None:
-        _validate.fail(
-            "params",
-            None,
-            f"must be given {why}",
-            "pass the parameters, or their shapes, to plan.make",
-        )
-    return trainable_lib.partition(params, getattr(clipper, "trainable", None))[0]
-
-
-def _groups(clipper: Any, params: Any):
-    if clipper.rule.groups is None:
-        return clipper.rule.groups_of(["all"])
-    if params is None:
-        _validate.fail(
-            "params",
-            None,
-            f"must be given with the rule '{clipper.rule.name}', which tracks a norm "
-            "for each group of parameters",
-            "pass the parameters to plan.make",
-        )
-    return clipper.groups(params)
-
-
-def _schedule(given: Any, steps: int, sampler: sampling.Sampler) -> np.ndarray:
-    """s_t of every step, float64[steps]."""
-    if given is None:
-        return np.ones(steps)
-    scales = np.asarray(given, np.float64)
-    cure = "take it from trustml.privacy.schedules"
-    if scales.shape != (steps,):
-        _validate.fail(
-            "noise_schedule",
-            f"{scales.dtype}{list(scales.shape)}",
-            f"must have one entry for each of the {steps} steps",
-            cure,
-        )
-    if not np.all(np.isfinite(scales) & (scales > 0)):
-        worst = float(scales[np.argmin(np.isfinite(scales) & (scales > 0))])
-        _validate.fail("noise_schedule", worst, "must be finite and > 0", cure)
-    if sampler.per_epoch is not None and len(set(scales)) > 1:
-        _validate.fail(
-            "noise_schedule",
-            f"{len(set(scales))} levels",
-            f"does not fit the sampler {sampler.name}, whose guarantee is for whole "
-            "epochs of one noise",
-            "use sampling.poisson",
-        )
-    return scales
 
 
 def _blocks(scales: np.ndarray) -> list[tuple[float, int]]:
@@ -490,95 +338,3 @@ def _step(step: int, steps: int, lowest: int = 0) -> int:
     if number > steps:
         _validate.fail("step", step, f"must be at most {steps}", cure)
     return number
-
-
-def _rule_name(rule: Any) -> str:
-    if hasattr(rule, "name"):
-        return rule.name
-    if isinstance(rule, str) or not callable(rule):
-        return str(rule)
-    return f"{rule.__module__}.{rule.__qualname__}"
-
-
-def _explain(
-    made: Plan,
-    clipper: Any,
-    norm: float,
-    banded: correlated_noise.Strategy | None,
-    grid: discrete_gaussian.Grid | None,
-) -> str:
-    sampler, relation = made.sampler, made.relation.name
-
-    def by(accountant: str) -> str:
-        reason = accounting.unsupported(made.event(), made.relation, accountant)
-        if reason is not None:
-            return f"none ({reason})"
-        return f"{made.epsilon(accountant=accountant):.4g}"
-
-    answers = f"Epsilon by PLD: {by('pld')}; by RDP: {by('rdp')}."
-    if made.accountant == "monte_carlo":
-        answers = (
-            f"Epsilon by Monte Carlo: {made.epsilon():.4g}, the upper confidence limit "
-            f"at level {balls_in_bins.LEVEL:g} over the accountant's own draws. "
-            f"By PLD: {by('pld')}."
-        )
-    units = f"{clipper.privacy_unit}s"
-    of_units = "" if units == "examples" else f" {units}"
-    within = f" within one of {sampler.bands} parts" if sampler.bands > 1 else ""
-    lines = [
-        f"Promise: ({made.epsilon():.4g}, {made.delta:g})-differential privacy for "
-        f"each {clipper.privacy_unit}, under {relation}, over {made.steps} steps.",
-        answers,
-        f"Noise: multiplier z={made.noise_multiplier:.6g}, standard deviation "
-        f"{made.noise_stddev():.6g} on the sum of gradients clipped to {norm:g} by "
-        f"rule {_rule_name(clipper.rule)!r} (sensitivity {made.sensitivity:g}).",
-        f"Batches: {sampler.name}, sample rate {sampler.sample_rate:.6g}{within}, "
-        f"expected batch size {made.expected_batch_size:g}{of_units}, a public "
-        "constant.",
-        f"Event: {accounting.describe(made.event())}.",
-        f"Sampling seed: {_secrecy(sampler.secret)}. Noise is as secret as the root "
-        "given to mechanism.init; a seeded root is reproducible, not secret.",
-    ]
-    if banded is not None:
-        error = math.sqrt(correlated_noise.squared_error(banded, made.steps))
-        lines.append(
-            f"Correlation: banded over {banded.bands} steps, which take back part of "
-            f"each other's noise; the standard deviation above is that of the first "
-            f"step, {made.noise_stddev(made.steps - 1):.6g} that of the last. Sums of "
-            f"all noise so far are off by {error * made.noise_multiplier * norm:.6g} "
-            "(root mean square over the steps)."
-        )
-    if grid is not None:
-        more = grid.sensitivity * grid.spacing / made.sensitivity - 1
-        lines.append(
-            f"Grid: sums are rounded to multiples of {grid.spacing:g}, which adds "
-            f"{more:.2g} of the sensitivity; the noise is an exact discrete Gaussian "
-            f"of scale {grid.scale} steps."
-        )
-    if made.delta * sampler.num_examples >= 1:
-        lines.append(
-            f"WARNING: delta={made.delta:g} is not below 1/{sampler.num_examples}: "
-            "publishing one record outright would satisfy it; lower delta."
-        )
-    if sampler.rate_from_data and relation == "ADD_OR_REMOVE_ONE":
-        lines.append(
-            f"NOTE: the sample rate was computed from the number of {units}, which "
-            "ADD_OR_REMOVE_ONE keeps private; this plan treats that number as public. "
-            "Pass sample_rate as a constant to avoid it."
-        )
-    if relation == "REPLACE_ONE":
-        lines.append(
-            "NOTE: multipliers in the event are stddev / sensitivity, a record being "
-            "replaced; dp-accounting's PLDAccountant reads them otherwise under "
-            "REPLACE_ONE, so ask trustml.privacy.accounting for epsilon."
-        )
-    if sampler.name == "shuffled":
-        lines.append(
-            "NOTE: shuffled batches get no amplification by sampling: one full "
-            "Gaussian release per epoch."
-        )
-    return "\n".join(lines)
-
-
-def _secrecy(secret: bool) -> str:
-    return "secret (128 bits from the OS)" if secret else "reproducible, not secret"

@@ -43,92 +43,17 @@ References: https://arxiv.org/abs/2403.17673 (shuffling is not Poisson sampling)
 
 import functools
 import math
-import secrets
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import dp_accounting
 import numpy as np
-from jaxtyping import Bool, Int
 
-from trustml import _validate, rng
+from trustml import _validate
 from trustml.privacy import balls_in_bins as balls_in_bins_lib
-from trustml.privacy import sizes
+from trustml.privacy import draws, sizes
 
 Relation = dp_accounting.NeighboringRelation
-
-# Third words of the Philox counter; what they name must never change.
-_STREAMS = {"poisson": 1, "fixed_size": 2, "shuffled": 3, "slots": 4}
-_STREAMS |= {"parts": 5, "truncated_poisson": 6, "balls_in_bins": 7}
-
-_Draw = Callable[[int], np.ndarray]  # step -> ids
-_Random = Callable[[str, int], np.random.Generator]  # (stream, number) -> its numbers
-
-
-class Physical(NamedTuple):
-    """A draw, laid out for one program; leading axis [D] where the sampler is sharded.
-
-    Attributes:
-      indices: int32[M, P] example ids; 0 where masked.
-      mask: bool[M, P]; False slots are padding.
-      trips: how many of the M microbatches (of every device) hold an example.
-      last: False where another `Physical` of the same logical batch follows.
-      closes: bool[M], the last microbatch of each micro-batch that is clipped as one;
-        None where every example is clipped on its own.
-    """
-
-    indices: Int[np.ndarray, "*layout M P"]
-    mask: Bool[np.ndarray, "*layout M P"]
-    trips: int
-    last: bool
-    closes: Any = None
-
-
-class Sampler(NamedTuple):
-    """Pure functions of the step, and the constants the plan needs.
-
-    Attributes:
-      name: that of the function which made it.
-      num_examples: number of records ids are drawn from.
-      sample_rate: q; for `shuffled` the share m/N of one step (not an amplification),
-        for `cyclic_poisson` the rate within the part at hand.
-      rate_from_data: True where q was computed from num_examples.
-      expected_batch_size: m, the public constant to divide the noisy sum by.
-      physical_batch_size: P.
-      capacity: M.
-      draw: step -> sorted example ids, int64[n].
-      physical: step -> list of `Physical`, all of one shape, at least one.
-      event: (noise_stddev, sensitivity, steps, relation) -> dp_accounting.DpEvent whose
-        multipliers are noise_stddev / sensitivity; ValueError where the sampler has no
-        event under the relation.
-      seed: 128-bit integer; save it with the run, restore it with `reseed`.
-      secret: True where the seed came from the OS.
-      reseed: (seed, secret=False) -> Sampler, the same with another seed.
-      per_epoch: steps of an epoch, where the event counts epochs; else None.
-      group_size: expected examples of a micro-batch, where every example draws one;
-        else None.
-      bands: b, where an example's steps lie b or more apart by a public pattern, which
-        is what noise correlated over b steps needs; 1 where any step may follow.
-      privacy_unit: what an id names, 'example' or 'user' (`trustml.privacy.users`).
-    """
-
-    name: str
-    num_examples: int
-    sample_rate: float
-    rate_from_data: bool
-    expected_batch_size: float
-    physical_batch_size: int
-    capacity: int
-    draw: Callable[[int], np.ndarray]
-    physical: Callable[[int], list[Physical]]
-    event: Callable[..., dp_accounting.DpEvent]
-    seed: int
-    secret: bool
-    reseed: Callable[..., "Sampler"]
-    per_epoch: int | None = None
-    group_size: int | None = None
-    bands: int = 1
-    privacy_unit: str = "example"
+Physical = draws.Physical
+Sampler = draws.Sampler
 
 
 def poisson(
@@ -158,9 +83,9 @@ def poisson(
     mean = sizes.mean_size(expected_batch_size)
     rate = sizes.rate(sample_rate, mean, size)
 
-    def draws(random: _Random) -> _Draw:
+    def drawing(random: draws.Random) -> draws.Draw:
         def draw(step: int) -> np.ndarray:
-            return _coins(random("poisson", step), size, rate)
+            return draws.coins(random("poisson", step), size, rate)
 
         return draw
 
@@ -168,10 +93,16 @@ def poisson(
         del relation  # any
         return _poisson_event(rate, z, steps)
 
-    return _sampler(
-        "poisson", size, rate, sample_rate is None, mean, physical_batch_size, shards,
-        seed, draws, event,
-    )  # fmt: skip
+    return draws.sampler(
+        "poisson",
+        drawing,
+        event,
+        draws.Buffers(physical_batch_size, shards, seed),
+        num_examples=size,
+        sample_rate=rate,
+        rate_from_data=sample_rate is None,
+        expected_batch_size=mean,
+    )
 
 
 def cyclic_poisson(
@@ -213,7 +144,7 @@ def cyclic_poisson(
     mean = sizes.mean_size(expected_batch_size)
     rate = sizes.rate(sample_rate, mean, size, bands)
 
-    def draws(random: _Random) -> _Draw:
+    def drawing(random: draws.Random) -> draws.Draw:
         @functools.cache
         def parts() -> list[np.ndarray]:
             if bands == 1:
@@ -223,7 +154,7 @@ def cyclic_poisson(
 
         def draw(step: int) -> np.ndarray:
             members = parts()[step % bands]
-            return members[_coins(random("poisson", step), len(members), rate)]
+            return members[draws.coins(random("poisson", step), len(members), rate)]
 
         return draw
 
@@ -231,10 +162,17 @@ def cyclic_poisson(
         del relation  # any
         return _poisson_event(rate, z, -(-steps // bands))
 
-    return _sampler(
-        "cyclic_poisson", size, rate, sample_rate is None, mean, physical_batch_size,
-        shards, seed, draws, event, bands=bands,
-    )  # fmt: skip
+    return draws.sampler(
+        "cyclic_poisson",
+        drawing,
+        event,
+        draws.Buffers(physical_batch_size, shards, seed),
+        num_examples=size,
+        sample_rate=rate,
+        rate_from_data=sample_rate is None,
+        expected_batch_size=mean,
+        bands=bands,
+    )
 
 
 def truncated_poisson(
@@ -277,11 +215,12 @@ def truncated_poisson(
         _validate.fail("cap", cap, bound, cure)
     most = min(cap, size)
 
-    def draws(random: _Random) -> _Draw:
+    def drawing(random: draws.Random) -> draws.Draw:
         def draw(step: int) -> np.ndarray:
             # A uniform subset of a uniform subset is one of the size in the end.
             numbers = random("truncated_poisson", step)
-            return _subset(numbers, size, min(int(numbers.binomial(size, rate)), most))
+            count = min(int(numbers.binomial(size, rate)), most)
+            return draws.subset(numbers, size, count)
 
         return draw
 
@@ -294,10 +233,16 @@ def truncated_poisson(
         )
         return dp_accounting.SelfComposedDpEvent(truncated, steps)
 
-    return _sampler(
-        "truncated_poisson", size, rate, True, mean, physical_batch_size, shards,
-        seed, draws, event, most=most,
-    )  # fmt: skip
+    return draws.sampler(
+        "truncated_poisson",
+        drawing,
+        event,
+        draws.Buffers(physical_batch_size, shards, seed, most),
+        num_examples=size,
+        sample_rate=rate,
+        rate_from_data=True,
+        expected_batch_size=mean,
+    )
 
 
 def fixed_size(
@@ -315,9 +260,9 @@ def fixed_size(
     size = sizes.num_examples(num_examples)
     batch = sizes.batch_size(expected_batch_size, size)
 
-    def draws(random: _Random) -> _Draw:
+    def drawing(random: draws.Random) -> draws.Draw:
         def draw(step: int) -> np.ndarray:
-            return _subset(random("fixed_size", step), size, batch)
+            return draws.subset(random("fixed_size", step), size, batch)
 
         return draw
 
@@ -328,10 +273,16 @@ def fixed_size(
         sampled = dp_accounting.SampledWithoutReplacementDpEvent(size, batch, gaussian)
         return dp_accounting.SelfComposedDpEvent(sampled, steps)
 
-    return _sampler(
-        "fixed_size", size, batch / size, True, batch, physical_batch_size, shards,
-        seed, draws, event,
-    )  # fmt: skip
+    return draws.sampler(
+        "fixed_size",
+        drawing,
+        event,
+        draws.Buffers(physical_batch_size, shards, seed),
+        num_examples=size,
+        sample_rate=batch / size,
+        rate_from_data=True,
+        expected_batch_size=batch,
+    )
 
 
 def shuffled(
@@ -361,7 +312,7 @@ def shuffled(
     batch = sizes.batch_size(expected_batch_size, size)
     per_epoch = size // batch
 
-    def draws(random: _Random) -> _Draw:
+    def drawing(random: draws.Random) -> draws.Draw:
         @functools.lru_cache(maxsize=2)
         def permutation(epoch: int) -> np.ndarray:
             return random("shuffled", epoch).permutation(size)
@@ -380,10 +331,17 @@ def shuffled(
             dp_accounting.GaussianDpEvent(z), epochs
         )
 
-    return _sampler(
-        "shuffled", size, batch / size, True, batch, physical_batch_size, shards,
-        seed, draws, event, per_epoch=per_epoch,
-    )  # fmt: skip
+    return draws.sampler(
+        "shuffled",
+        drawing,
+        event,
+        draws.Buffers(physical_batch_size, shards, seed),
+        num_examples=size,
+        sample_rate=batch / size,
+        rate_from_data=True,
+        expected_batch_size=batch,
+        per_epoch=per_epoch,
+    )
 
 
 def balls_in_bins(
@@ -426,7 +384,7 @@ def balls_in_bins(
         bound = f"must be at most the {size} examples there are"
         _validate.fail("bins", batches, bound, cure)
 
-    def draws(random: _Random) -> _Draw:
+    def drawing(random: draws.Random) -> draws.Draw:
         @functools.lru_cache(maxsize=2)
         def thrown(epoch: int) -> tuple[np.ndarray, np.ndarray]:
             into = random("balls_in_bins", epoch).integers(0, batches, size)
@@ -451,118 +409,23 @@ def balls_in_bins(
 
     # N/K is private where K alone is public, and so no constant to divide by.
     constant = size / batches if bins is None else mean
-    return _sampler(
-        "balls_in_bins", size, 1 / batches, bins is None, constant,
-        physical_batch_size, shards, seed, draws, event, per_epoch=batches,
-    )  # fmt: skip
-
-
-def _sampler(
-    name: str,
-    size: int,
-    rate: float,
-    rate_from_data: bool,
-    mean: float,
-    slots: int,
-    shards: int | None,
-    seed: int | None,
-    draws: Callable[[_Random], _Draw],
-    event_with: Callable[..., dp_accounting.DpEvent],
-    *,
-    per_epoch: int | None = None,
-    bands: int = 1,
-    most: int | None = None,
-) -> Sampler:
-    cure = "it is the number of slots of a microbatch"
-    slots = _validate.integer_at_least("physical_batch_size", slots, 1, cure)
-    if shards is not None:
-        cure = "it is the number of devices"
-        shards = _validate.integer_at_least("shards", shards, 1, cure)
-    row = slots * (shards or 1)
-    likely = mean + 10 * math.sqrt(mean)
-    capacity = math.ceil(min(likely if most is None else most, size) / row)
-
-    def event(noise_stddev, sensitivity, steps, relation):
-        if not isinstance(relation, Relation):
-            names = ", ".join(str(member) for member in Relation)
-            _validate.fail("relation", relation, f"must be one of {names}")
-        steps = _validate.integer_at_least("steps", steps, 1, "take a step or more")
-        off = "set privacy.enabled=False to train without privacy"
-        stddev = _validate.positive("noise_stddev", noise_stddev, off)
-        bound = "take it from the clipper"
-        return event_with(
-            stddev / _validate.positive("sensitivity", sensitivity, bound),
-            steps,
-            relation,
-        )
-
-    def seeded(seed: int, secret: bool = False) -> Sampler:
-        seed = rng.check_seed("sampling.seed", seed)
-        draw_at = draws(functools.partial(generator, seed))
-
-        def draw(step: int) -> np.ndarray:
-            step = _validate.integer_at_least("step", step, 0, "steps count from 0")
-            return draw_at(step)
-
-        def physical(step: int) -> list[Physical]:
-            return _lay_out(draw(step), capacity, slots, shards)
-
-        return Sampler(
-            name, size, rate, rate_from_data, mean, slots, capacity,
-            draw, physical, event, seed, secret, seeded, per_epoch, bands=bands,
-        )  # fmt: skip
-
-    if seed is None:
-        return seeded(secrets.randbits(128), secret=True)
-    return seeded(seed)
-
-
-def generator(seed: int, name: str, step: int) -> np.random.Generator:
-    """The random numbers of one step of the stream `name`."""
-    # The two low words count the draws of one step: 2**128 of them.
-    words = np.array([0, 0, step, _STREAMS[name]], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=seed, counter=words))
-
-
-def _subset(generator: np.random.Generator, size: int, count: int) -> np.ndarray:
-    # Unshuffled choice is O(count): Floyd's algorithm, or a partial shuffle where the
-    # subset is a large part of the whole.
-    ids = generator.choice(size, count, replace=False, shuffle=False)
-    return np.sort(ids.astype(np.int64))
-
-
-def _coins(generator: np.random.Generator, size: int, rate: float) -> np.ndarray:
-    """Each of `size` ids with probability `rate`; one binomial, then a subset."""
-    return _subset(generator, size, int(generator.binomial(size, rate)))
+    return draws.sampler(
+        "balls_in_bins",
+        drawing,
+        event,
+        draws.Buffers(physical_batch_size, shards, seed),
+        num_examples=size,
+        sample_rate=1 / batches,
+        rate_from_data=bins is None,
+        expected_batch_size=constant,
+        per_epoch=batches,
+    )
 
 
 def _poisson_event(rate: float, z: float, steps: int) -> dp_accounting.DpEvent:
     gaussian = dp_accounting.GaussianDpEvent(z)
     sampled = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
     return dp_accounting.SelfComposedDpEvent(sampled, steps)
-
-
-def _lay_out(
-    ids: np.ndarray, capacity: int, slots: int, shards: int | None
-) -> list[Physical]:
-    devices = shards or 1
-    room = devices * capacity * slots
-    chunks = [ids[start : start + room] for start in range(0, max(len(ids), 1), room)]
-    laid_out = []
-    for number, chunk in enumerate(chunks):
-        indices = np.zeros((devices, capacity * slots), np.int32)
-        mask = np.zeros((devices, capacity * slots), bool)
-        for device in range(devices):
-            dealt = chunk[device::devices]
-            indices[device, : len(dealt)] = dealt
-            mask[device, : len(dealt)] = True
-        shape = (capacity, slots) if shards is None else (devices, capacity, slots)
-        trips = math.ceil(len(chunk) / (devices * slots))
-        last = number == len(chunks) - 1
-        laid_out.append(
-            Physical(indices.reshape(shape), mask.reshape(shape), trips, last)
-        )
-    return laid_out
 
 
 def _refuse(name: str, relation: Relation, valid: str) -> None:

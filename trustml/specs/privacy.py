@@ -4,6 +4,7 @@ import dataclasses
 
 from trustml import _validate
 
+UNITS = ("example", "user")
 RELATIONS = ("add_or_remove_one", "replace_one", "replace_special")
 RULES = ("flat", "per_layer", "automatic", "psac", "quantile")
 METHODS = ("auto", "book_keeping", "ghost", "vmap")
@@ -31,7 +32,11 @@ class PrivacySpec:
         None.
       delta: in (0, 1); below 1 / number of examples to mean anything.
       relation: one of `RELATIONS`, the neighbors that are hard to tell apart.
-      l2_clip_norm: bound of one example's gradient.
+      unit: one of `UNITS`, what neighbors differ by: a row, or all rows with one value
+        in `data.user_column`, whose mean is clipped as one.
+      max_examples_per_user: rows of a user that are learnt from, chosen at random from
+        that user's own where there are more.
+      l2_clip_norm: bound of one example's gradient, or one user's.
       rule: one of `RULES`, from norms to factors.
       method: one of `METHODS`, the way to the same numbers.
       microbatch_size: examples per chunk of method 'vmap'; 0 = all at once.
@@ -45,6 +50,9 @@ class PrivacySpec:
         ('stairs'), or the rate of 1 / (1 + rho epoch) ('inverse').
       bands: b > 1 correlates the noise over b steps (`privacy.correlated_noise`) and
         draws step t from part t mod b of the examples; 1: independent noise.
+      grid_bits: b > 0 rounds sums to a grid, for which sensitivity grows by at most
+        1 + 2^-b, and adds an exact discrete Gaussian (`privacy.discrete_gaussian`, for
+        small models; 12 is usual); 0: Gaussian noise in float32.
       sampler: one of `SAMPLERS`.
       accountant: one of `ACCOUNTANTS`; 'monte_carlo' goes with 'balls_in_bins' alone.
       noise_seed: None takes 128 secret bits from the operating system; a number makes
@@ -59,6 +67,8 @@ class PrivacySpec:
     noise_multiplier: float | None = None
     delta: float = 1e-5
     relation: str = "add_or_remove_one"
+    unit: str = "example"
+    max_examples_per_user: int = 16
     l2_clip_norm: float = 1.0
     rule: str = "flat"
     method: str = "auto"
@@ -69,6 +79,7 @@ class PrivacySpec:
     noise_schedule: str = "constant"
     noise_decay: float = 0.0
     bands: int = 1
+    grid_bits: int = 0
     sampler: str = "poisson"
     accountant: str = "pld"
     noise_seed: int | None = None
@@ -109,9 +120,11 @@ class PrivacySpec:
         )
         _validate.one_of("privacy.sampler", self.sampler, SAMPLERS)
         self._check_group_size()
+        self._check_unit()
         self._check_noise_schedule()
         self._check_bands()
         _validate.one_of("privacy.accountant", self.accountant, ACCOUNTANTS)
+        self._check_grid()
         known = _RELATIONS_OF.get(self.sampler, RELATIONS)
         if self.enabled and self.relation not in known:
             bound = f"does not go with privacy.sampler={self.sampler!r}"
@@ -141,6 +154,38 @@ class PrivacySpec:
             if value:
                 bound = f"does not go with privacy.bands={self.bands}"
                 _validate.fail(field, value, bound, "set privacy.bands=1")
+
+    def _check_unit(self):
+        _validate.one_of("privacy.unit", self.unit, UNITS)
+        field, most = "privacy.max_examples_per_user", self.max_examples_per_user
+        _validate.integer_at_least(field, most, 1, "16 is usual")
+        if self.unit == "user" and self.group_size:
+            bound = "does not go with privacy.unit='user'"
+            cure = "0 clips every user's mean"
+            _validate.fail("privacy.group_size", self.group_size, bound, cure)
+
+    def _check_grid(self):
+        field, cure = "privacy.grid_bits", "0 is Gaussian noise in float32"
+        _validate.integer_at_least(field, self.grid_bits, 0, cure)
+        if not self.grid_bits:
+            return
+        if self.grid_bits > 30:
+            _validate.fail(field, self.grid_bits, "must be at most 30", "12 is usual")
+        others = {
+            "privacy.accountant": self.accountant != "rdp" and self.accountant,
+            "privacy.sampler": self.sampler not in ("poisson", "shuffled")
+            and self.sampler,
+            "privacy.noise_schedule": self.noise_schedule != "constant"
+            and self.noise_schedule,
+            "privacy.bands": self.bands > 1 and self.bands,
+            "privacy.rule": self.rule == "quantile" and self.rule,
+        }
+        cures = {"privacy.accountant": "use 'rdp', which has a bound for it"}
+        for name, value in others.items():
+            if value and self.enabled:
+                bound = f"does not go with privacy.grid_bits={self.grid_bits}"
+                cure = cures.get(name, "set privacy.grid_bits=0")
+                _validate.fail(name, value, bound, cure)
 
     def _check_group_size(self):
         field = "privacy.group_size"

@@ -60,6 +60,8 @@ class RunConfig:
             bound = f"must be <= train.physical_batch_size={most}"
             cure = "0 takes the whole physical batch at once"
             _validate.fail("privacy.microbatch_size", chunk, bound, cure)
+        if self.privacy.unit == "user":
+            self._check_users()
         if self.optimizer.name == "adam_bc":
             self._check_adam_bc()
         if self.experiment == "compare":
@@ -85,6 +87,19 @@ class RunConfig:
         return dataclasses.replace(
             self, experiment="train", privacy=privacy, optimizer=optimizer
         )
+
+    def _check_users(self):
+        if not self.data.user_column:
+            bound = "needs data.user_column"
+            cure = "name the column that says whose each row is, of data.path"
+            _validate.fail("privacy.unit", "user", bound, cure)
+        if self.data.limit:
+            bound = (
+                "is one draw among the examples of all users, so that one user changes "
+                "which examples another one keeps"
+            )
+            cure = "set it to 0, and lower privacy.max_examples_per_user instead"
+            _validate.fail("data.limit", self.data.limit, bound, cure)
 
     def _check_adam_bc(self):
         field, cure = "optimizer.name", "choose adam"

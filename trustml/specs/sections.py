@@ -43,6 +43,8 @@ class DataSpec:
       tokens_column: column with space-separated tokens, where there are slots.
       slots_column: column with one slot label a token.
       feature_columns: columns with numbers, in place of text.
+      user_column: column of `path` that says whose each row is: the rows of a user stay
+        in one split, and may be the unit of privacy (`privacy.unit`).
       max_length: tokens kept of a text.
       vocabulary: 'hashed' (public: nothing is learnt from the data), 'train' (made of
         the training text, hence itself a release of private data) or 'pretrained'.
@@ -61,6 +63,7 @@ class DataSpec:
     tokens_column: str = ""
     slots_column: str = ""
     feature_columns: tuple[str, ...] = ()
+    user_column: str = ""
     max_length: int = 32
     vocabulary: str = "hashed"
     vocabulary_size: int = 8192
@@ -72,6 +75,10 @@ class DataSpec:
         if self.name == "file" and not self.path:
             cure = "set data.path to a TSV, JSONL or CSV file"
             _validate.fail("data.name", "file", "needs data.path", cure)
+        if self.user_column and self.name != "file":
+            bound = f"has no effect on data.name={self.name!r}"
+            cure = "set data.path to a file with that column"
+            _validate.fail("data.user_column", self.user_column, bound, cure)
         _validate.integer_at_least("data.max_length", self.max_length, 1)
         _validate.one_of("data.vocabulary", self.vocabulary, VOCABULARIES)
         _validate.integer_at_least("data.vocabulary_size", self.vocabulary_size, 2)
@@ -211,6 +218,7 @@ class TrainSpec:
     Attributes:
       steps: number of updates.
       batch_size: examples per update: exact ('fixed_size', 'shuffled') or expected.
+        Users where these are the `privacy.unit`, here and below.
       physical_batch_size: examples on the devices at once, at most `batch_size`, to
         which a larger number shrinks; 0 = about a quarter of `batch_size`.
       eval_every: steps between evaluations; 0 = only at the end.
