@@ -347,7 +347,11 @@ def test_the_counting_score_is_never_above_the_log_ratio_and_ties_its_top():
         at_least = (value[t][:, None] >= others[None]).sum(1) - ~member[t]
         want = at_least / (others.size - ~member[t])
         np.testing.assert_allclose(counted.value[t], want, rtol=1e-6)
-    assert (np.asarray(counted.value) == 1.0).sum(1).mean() > 4
+    # With the evaluated non-members as z nothing below the first of them is lost; with
+    # fewer z, as in practice, the false-alarm rates below 1/Z are.
+    few = ~member & (np.random.default_rng(3).random(member.shape[1]) < 0.1)
+    fewer = ratio.counting(right, few)
     for fpr in (0.002, 0.01, 0.1):
-        assert _tpr(counted, member, fpr) <= _tpr(right, member, fpr)
-    assert _tpr(counted, member, 0.002) < _tpr(right, member, 0.002)
+        for count in (counted, fewer):
+            assert _tpr(count, member, fpr) <= _tpr(right, member, fpr)
+    assert _tpr(fewer, member, 0.002) < 0.5 * _tpr(right, member, 0.002)

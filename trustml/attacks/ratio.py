@@ -7,8 +7,8 @@ P_in and P_out are the mean *probability* of the true class over the references 
 side. Published is a count over examples z of a population, Pr_z[LR(x, z) >= gamma] with
 LR(x, z) = (p_x / P(x)) / (p_z / P(z)). All x of one target share their z, so the count
 is a step function that rises with log p_x - log P(x): the log-ratio orders examples as
-the count does, without its ties. Everything above the largest z is one tie there, which
-is what small false-alarm rates consist of. `counting` is kept for comparison.
+the count does, without its ties. Everything above the largest z is one tie there: with
+Z of them, false-alarm rates below 1/Z are lost. `counting` is kept for comparison.
 
 All in logarithms. Where p_x rounds to 1 so does its logarithm to 0, and such examples
 are ordered by P(x) alone; attacks on the margin do not have that limit.
