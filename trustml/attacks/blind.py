@@ -114,9 +114,9 @@ def measure(
     figure = f"AUC {area.value:.3f} ({area.lo:.3f}-{area.hi:.3f})"
     if differs:
         sentence = (
-            f"A classifier that sees no model tells members from non-members: {figure}, "
-            "chance is 0.5. Nothing is concluded about leakage from an attack on these "
-            "examples: it may measure that difference."
+            "A classifier that sees no model tells members from non-members: "
+            f"{figure}; 0.5 is chance. Nothing is concluded about leakage from an "
+            "attack on these examples: it may measure that difference."
         )
     else:
         sentence = (
@@ -164,7 +164,7 @@ def _folds(member, folds, rng):
 def _cross_fit(features, member, fold, folds, l2, steps):
     """Logit of every example by the classifier of the other folds, float32[n]."""
     x, truth = jnp.asarray(features), jnp.asarray(member).astype(jnp.float32)
-    fold = jnp.asarray(fold)
+    fold = jnp.asarray(fold, jnp.int32)
 
     def one(k):
         learnt = (fold != k).astype(jnp.float32)
@@ -189,4 +189,4 @@ def _cross_fit(features, member, fold, folds, l2, steps):
         logit = heads.apply(fitted.params, standard)[:, 0]
         return jnp.where(fold == k, logit, 0.0)
 
-    return sum(one(k) for k in range(folds))
+    return jnp.sum(jax.lax.map(one, jnp.arange(folds)), axis=0)

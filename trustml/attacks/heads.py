@@ -95,12 +95,17 @@ def fit(
     """
     steps = -(-_validate.integer_at_least("steps", steps, 1) // ROUNDS) * ROUNDS
     learning_rate = _validate.positive("learning_rate", learning_rate, "try 1e-3")
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+    optimizer = optax.scale_by_adam()
 
     def step(carry, number):
         params, state = carry
         value, grads = jax.value_and_grad(loss)(params, jax.random.fold_in(key, number))
-        updates, state = optimizer.update(grads, state, params)
+        # optax raises a float to its integer count, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(grads, state, params)
+        done = number.astype(jnp.float32) / steps
+        rate = learning_rate * 0.5 * (1.0 + jnp.cos(jnp.pi * done))
+        updates = jax.tree.map(lambda leaf: -rate * leaf, updates)
         return (optax.apply_updates(params, updates), state), value
 
     def one_round(carry, numbers):

@@ -98,8 +98,8 @@ def split(
     parts = rows[:scored], rows[scored : scored + held], rows[scored + held :]
     if min(part.size for part in parts) == 0:
         raise ValueError(
-            f"{rows.size} non-members do not fill the three parts; give more, or change "
-            f"evaluate={evaluate} and validate={validate}."
+            f"{rows.size} non-members do not fill the three parts; give more, or "
+            f"change evaluate={evaluate} and validate={validate}."
         )
     scored_rows = np.sort(np.concatenate([np.flatnonzero(member), parts[0]]))
     return Split(np.sort(parts[2]), np.sort(parts[1]), scored_rows)

@@ -101,8 +101,8 @@ def by_class(label: np.ndarray, *, num_classes: int, least: int = 200) -> ByClas
     label = np.asarray(label)
     if label.size == 0 or label.min() < 0 or label.max() >= num_classes:
         raise ValueError(
-            f"label must lie in 0..{num_classes - 1}, of at least one shadow row; leave "
-            "padding out and check num_classes."
+            f"label must lie in 0..{num_classes - 1}, of at least one shadow row; "
+            "leave padding out and check num_classes."
         )
     count = np.bincount(label, minlength=num_classes)
     own = np.flatnonzero(count >= least)

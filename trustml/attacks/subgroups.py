@@ -12,9 +12,9 @@ Example::
     from trustml.attacks import subgroups
 
     at = subgroups.at_fpr(scores, member, group, 0.01, names=('women', 'men'))
-    at.counts[0]                                  # [[TN, FP], [FN, TP]] of the women
+    at.counts[0]                           # [[TN, FP], [FN, TP]] of the women
     at.rates[0].tpr, at.rates[0].tpr_interval
-    at.own[0]                                     # Point at their own threshold, or None
+    at.own[0]                              # Point at their own threshold, or None
 """
 
 from collections.abc import Sequence

@@ -11,8 +11,12 @@ Example::
 
     from trustml.attacks import membership, threat
 
-    who = threat.model(access='loss', references='IN+OUT')
-    result = membership.from_scores(ins, outs, attack='Student-t', threat_model=who)
+    who = threat.model(references='IN+OUT', membership='observational')
+    found = blind.measure(features, member)
+    result = membership.from_scores(
+        ins, outs, attack='Student-t', blind=found, **who._asdict()
+    )
+    result.warnings
 
 References: https://arxiv.org/abs/2112.03570, https://arxiv.org/abs/2402.07841
 """
