@@ -136,7 +136,7 @@ def test_on_noise_every_attack_is_at_chance(models):
 
 
 def test_with_the_partner_kept_noise_is_far_from_chance():
-    member, pair = worlds.paired(4, 4000)
+    member, pair = worlds.paired(4, 20_000)
     x = worlds.noise(member)
     wrong = references.Rotation(member, ~np.eye(4, dtype=bool), None)
     found = RUN(x, worlds.log_prob(x), wrong)
