@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from trustml.attacks import membership, metrics
+from trustml.attacks import blind, membership, metrics
 
 
 def test_a_model_that_memorises_is_caught_and_one_that_does_not_is_not():
@@ -127,3 +127,39 @@ def test_ties_are_counted():
 def test_bad_input_gets_a_sentence(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_the_threat_model_and_its_warnings_are_in_the_result():
+    rng = np.random.default_rng(0)
+    ins, outs = rng.normal(1, 1, 300), rng.normal(0, 1, 300)
+    plain = membership.from_scores(ins, outs, attack="any")
+    assert plain.membership == "randomised" and plain.population_same_distribution
+    assert plain.warnings == ()
+    seen = blind.Blind(0.8, 0.75, 0.85, 0.02, True, "Members differ by themselves.")
+    found = membership.from_scores(
+        ins,
+        outs,
+        attack="any",
+        membership="observational",
+        population_same_distribution=False,
+        blind=seen,
+    )
+    # The blind figure leads.
+    assert found.warnings[0] == seen.sentence
+    assert "another distribution" in found.warnings[1]
+    written = json.loads(json.dumps(membership.as_dict(found)))
+    assert written["membership"] == "observational"
+    assert written["blind"]["auc"] == 0.8 and written["warnings"][0] == seen.sentence
+    bare = membership.from_scores(ins, outs, attack="any", membership="observational")
+    assert "no blind baseline was run" in bare.warnings[0]
+    with pytest.raises(ValueError, match="threat.membership='random'"):
+        membership.from_scores(ins, outs, attack="any", membership="random")
+
+
+def test_saturated_scores_are_named():
+    rng = np.random.default_rng(0)
+    ins, outs = rng.normal(1, 1, 300), rng.normal(0, 1, 300)
+    found = membership.from_scores(
+        np.minimum(ins, 0.5), np.minimum(outs, 0.5), attack="any"
+    )
+    assert "saturated" in found.warnings[0]

@@ -166,3 +166,14 @@ def test_bad_input_gets_a_sentence(call, words):
 def test_bound_of_a_number_is_a_number():
     assert float(metrics.tpr_bound(0.01, 1, 0.0)) == pytest.approx(0.01 * np.e)
     assert float(metrics.tpr_bound(0.01, 800.0, 0.0)) == 1.0
+
+
+def test_accuracy_at_a_fixed_threshold():
+    ins, outs = np.array([0.1, 0.5, 0.9, 1.0]), np.array([0.2, 0.5])
+    found = metrics.at_threshold(ins, outs, 0.5)
+    assert (found.tpr, found.fpr) == (0.5, 0.0)
+    assert found.accuracy == pytest.approx(4 / 6)
+    assert found.balanced_accuracy == pytest.approx(0.75)
+    assert 0.0 <= found.lo < 0.75 < found.hi <= 1.0
+    with pytest.raises(ValueError, match="threshold=nan"):
+        metrics.at_threshold(ins, outs, float("nan"))

@@ -32,7 +32,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import typing as npt
 
-from trustml.attacks import metrics
+from trustml.attacks import blind as blind_lib
+from trustml.attacks import metrics, threat
 
 FPRS = (0.1, 0.01, 0.001)
 
@@ -44,6 +45,10 @@ class MembershipResult(NamedTuple):
       attack: name of the attack, for the reader.
       access: what the attacker sees: 'label', 'confidence', 'loss', 'white-box'.
       references: models the attacker trains itself: 'none', 'OUT only', 'IN+OUT'.
+      population_same_distribution: the attacker's data come from the distribution of
+        the training data.
+      membership: 'randomised' (a random split, a coin) or 'observational' (a date, a
+        crawl).
       n_members: training examples scored.
       n_nonmembers: other examples scored.
       auc: area under the ROC; 0.5 is chance.
@@ -55,11 +60,15 @@ class MembershipResult(NamedTuple):
       tie_fraction: share of all scores that equal another one; much of it means that
         scores are saturated and low FPRs cannot be resolved.
       level: confidence of all intervals.
+      blind: what a classifier finds that sees no model, or None where it was not run.
+      warnings: sentences that belong beside the figures, the gravest first.
     """
 
     attack: str
     access: str
     references: str
+    population_same_distribution: bool
+    membership: str
     n_members: int
     n_nonmembers: int
     auc: float
@@ -69,6 +78,8 @@ class MembershipResult(NamedTuple):
     roc: metrics.Roc
     tie_fraction: float
     level: float
+    blind: blind_lib.Blind | None
+    warnings: tuple[str, ...]
 
 
 def loss_threshold(
@@ -143,6 +154,9 @@ def from_scores(
     attack: str,
     access: str = "loss",
     references: str = "none",
+    population_same_distribution: bool = True,
+    membership: str = "randomised",
+    blind: blind_lib.Blind | None = None,
     fprs: Sequence[float] = FPRS,
     level: float = 0.95,
     seed: int = 0,
@@ -153,8 +167,12 @@ def from_scores(
       member_scores: float[n_in], larger means member.
       nonmember_scores: float[n_out].
       attack: name for the reader.
-      access: what the attacker sees.
-      references: models the attacker trains itself.
+      access: what the attacker sees, one of `threat.ACCESS`.
+      references: models the attacker trains itself, one of `threat.REFERENCES`.
+      population_same_distribution: see `threat.Threat`.
+      membership: 'randomised' or 'observational'; see `threat.Threat`.
+      blind: of `blind.measure` on the same examples; wanted where membership was only
+        observed.
       fprs: false-alarm shares to report.
       level: confidence of the intervals.
       seed: of the split that chooses the threshold of the balanced accuracy.
@@ -163,8 +181,15 @@ def from_scores(
       MembershipResult.
 
     Raises:
-      ValueError: as `metrics.check_scores` and `metrics.balanced_accuracy`.
+      ValueError: as `metrics.check_scores` and `metrics.balanced_accuracy`, and on an
+        unknown name of the threat model.
     """
+    who = threat.model(
+        access=access,
+        references=references,
+        population_same_distribution=population_same_distribution,
+        membership=membership,
+    )
     ins, outs = metrics.check_scores(member_scores, nonmember_scores)
     area = metrics.auc(ins, outs, level)
     points = {}
@@ -178,8 +203,7 @@ def from_scores(
     )
     return MembershipResult(
         attack=attack,
-        access=access,
-        references=references,
+        **who._asdict(),
         n_members=ins.size,
         n_nonmembers=outs.size,
         auc=area.value,
@@ -189,6 +213,8 @@ def from_scores(
         roc=metrics.roc(ins, outs),
         tie_fraction=float(np.mean(count[inverse] > 1)),
         level=level,
+        blind=blind,
+        warnings=_warnings(who, blind, ins, outs, points),
     )
 
 
@@ -221,6 +247,10 @@ def as_dict(
         "attack": result.attack,
         "access": result.access,
         "references": result.references,
+        "population_same_distribution": result.population_same_distribution,
+        "membership": result.membership,
+        "blind": None if result.blind is None else result.blind._asdict(),
+        "warnings": list(result.warnings),
         "n_members": result.n_members,
         "n_nonmembers": result.n_nonmembers,
         "auc": result.auc,
@@ -235,6 +265,31 @@ def as_dict(
         "tie_fraction": result.tie_fraction,
         "level": result.level,
     }
+
+
+def _warnings(who, blind, ins, outs, points):
+    found = []
+    if blind is not None and blind.differs:
+        found.append(blind.sentence)
+    if who.membership == "observational" and blind is None:
+        found.append(
+            "Membership was observed, not randomised, and no blind baseline was run: "
+            "the attack may measure a difference of the distributions."
+        )
+    if not who.population_same_distribution:
+        found.append(
+            "The attacker's data come from another distribution than the training data."
+        )
+    both = np.concatenate([ins, outs])
+    for fpr, point in points.items():
+        tied = 0.0 if point is None else float(np.mean(both == point.threshold))
+        if tied > 0.01:
+            found.append(
+                f"{tied:.1%} of the scores are tied at the threshold for FPR {fpr:g}; "
+                "the usual cause is saturated probabilities, or scores that count."
+            )
+            break
+    return tuple(found)
 
 
 def _label_calibrated(members, nonmembers, member_labels, nonmember_labels):

@@ -94,6 +94,28 @@ class Balanced(NamedTuple):
     max_over_thresholds: float
 
 
+class Fixed(NamedTuple):
+    """Rates at a threshold that was fixed without these scores.
+
+    Attributes:
+      accuracy: share of all examples judged right, as many of each side as there are.
+      balanced_accuracy: (TPR + 1 - FPR)/2; 0.5 is chance.
+      lo: lower end of its interval.
+      hi: upper end.
+      tpr: share of members found.
+      fpr: share of non-members accused.
+      threshold: "member" if score > threshold.
+    """
+
+    accuracy: float
+    balanced_accuracy: float
+    lo: float
+    hi: float
+    tpr: float
+    fpr: float
+    threshold: float
+
+
 class Roc(NamedTuple):
     """ROC as its corner points, from (0, 0) to (1, 1), one per distinct threshold.
 
@@ -300,19 +322,54 @@ def balanced_accuracy(
     (in_choose, in_test), (out_choose, out_test) = halves
     threshold = _best(roc(in_choose, out_choose))[1]
     tp, tn = int(np.sum(in_test > threshold)), int(np.sum(out_test <= threshold))
-    below, above = [], []
-    for k, n in ((tp, in_test.size), (tn, out_test.size)):
-        lo, hi = intervals.wilson(k, n, level)
-        below.append(k / n - lo)
-        above.append(hi - k / n)
-    value = (tp / in_test.size + tn / out_test.size) / 2.0
+    value, lo, hi = _mean_of_rates(tp, in_test.size, tn, out_test.size, level)
     return Balanced(
         value,
-        max(0.0, value - float(np.hypot(*below)) / 2.0),
-        min(1.0, value + float(np.hypot(*above)) / 2.0),
+        lo,
+        hi,
         2.0 * value - 1.0,
         threshold,
         _best(roc(ins, outs))[0],
+    )
+
+
+def at_threshold(
+    member_scores: npt.ArrayLike,
+    nonmember_scores: npt.ArrayLike,
+    threshold: float,
+    level: float = 0.95,
+) -> Fixed:
+    """Accuracy at a threshold fixed beforehand, such as one from shadow models.
+
+    Args:
+      member_scores: float[n_in].
+      nonmember_scores: float[n_out].
+      threshold: not chosen on these scores.
+      level: confidence of the interval (Newcombe's).
+
+    Returns:
+      Fixed.
+
+    Raises:
+      ValueError: as `check_scores`, and if the threshold is nan.
+    References: Shokri et al. 2017, https://arxiv.org/abs/1610.05820
+    """
+    ins, outs = check_scores(member_scores, nonmember_scores)
+    if np.isnan(threshold):
+        raise ValueError(
+            f"threshold={threshold} must be a number; fix it on shadow models, or use "
+            "balanced_accuracy to choose one on a half."
+        )
+    tp, tn = int(np.sum(ins > threshold)), int(np.sum(outs <= threshold))
+    value, lo, hi = _mean_of_rates(tp, ins.size, tn, outs.size, level)
+    return Fixed(
+        (tp + tn) / (ins.size + outs.size),
+        value,
+        lo,
+        hi,
+        tp / ins.size,
+        1.0 - tn / outs.size,
+        float(threshold),
     )
 
 
@@ -351,6 +408,18 @@ def tpr_bound(fpr: npt.ArrayLike, epsilon: float, delta: float) -> np.ndarray:
     first = np.exp(epsilon) * fpr + delta
     second = 1.0 - np.exp(-epsilon) * (1.0 - delta - fpr)
     return np.asarray(np.minimum(np.minimum(first, second), 1.0))
+
+
+def _mean_of_rates(tp, n_in, tn, n_out, level):
+    """(TPR + TNR)/2 with Newcombe's interval, from Wilson limits of the two."""
+    below, above = [], []
+    for k, n in ((tp, n_in), (tn, n_out)):
+        lo, hi = intervals.wilson(k, n, level)
+        below.append(k / n - lo)
+        above.append(hi - k / n)
+    value = (tp / n_in + tn / n_out) / 2.0
+    lo = max(0.0, value - float(np.hypot(*below)) / 2.0)
+    return value, lo, min(1.0, value + float(np.hypot(*above)) / 2.0)
 
 
 def _best(curve: Roc) -> tuple[float, float]:
