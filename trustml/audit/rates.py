@@ -19,6 +19,7 @@ References: Kairouz, Oh, Viswanath 2015, https://arxiv.org/abs/1311.0776; Dong, 
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy import typing as npt
@@ -67,7 +68,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     )
 
 
-def _log_ratio(above: npt.ArrayLike, below: npt.ArrayLike) -> np.ndarray:
+def _log_ratio(above: Any, below: Any) -> np.ndarray:
     """log(above / below) where it is positive, else 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(above > below, np.log(above) - np.log(below), 0.0)
