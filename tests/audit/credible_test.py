@@ -54,12 +54,12 @@ def test_the_ends_are_those_of_a_grid_in_two_dimensions(delta, count, side, atol
     assert worst < atol
 
 
-def by_midpoints(table, delta, epsilon, cells=200_000):
+def by_midpoints(table, delta, epsilon, cells=20_000):
     """P(epsilon) over cells of equal mass in x, with laws of SciPy."""
-    of_x = stats.beta(table["fn"] + 0.5, table["tp"] + 0.5)
     of_y = stats.beta(table["fp"] + 0.5, table["tn"] + 0.5)
     grown = math.exp(epsilon)
-    x = of_x.ppf((np.arange(cells) + 0.5) / cells)
+    u = (np.arange(cells) + 0.5) / cells
+    x = special.betaincinv(table["fn"] + 0.5, table["tp"] + 0.5, u)
 
     def least(x):
         return np.maximum(0, np.maximum(1 - delta - grown * x, (1 - delta - x) / grown))

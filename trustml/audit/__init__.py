@@ -12,8 +12,8 @@ The names to know:
   coordinate of its own; its clipped gradient is the longest one there can be.
   `canaries.coins`, `.insert` and `.recording` put canaries into the data by fair coins
   and keep what each step released.
-- `canary_records.make(root, kind, count, task, data)`: canaries of any kind (noise, wrong
-  labels, texts with a secret) for any task, with their coins on record.
+- `canary_records.make(root, kind, count, task, data)`: canaries of any kind (noise,
+  wrong labels, texts with a secret) for any task, with their coins on record.
 - `scores.total`, `.subsampled`, `.temporal_variance`: one number per canary.
 - `lower_bounds.epsilon_delta`, `.gaussian`: epsilon at least so much, from scores that
   are independent; the threshold is searched on the same scores, and paid for.
@@ -23,7 +23,7 @@ The names to know:
 
 | method | rests on | when |
 |---|---|---|
-| `lower_bounds.epsilon_delta` | independent scores | several runs, or gradient canaries |
+| `lower_bounds.epsilon_delta` | independent scores | runs, or gradient canaries |
 | `lower_bounds.gaussian` | also a Gaussian trade-off curve | full batches; power |
 | `one_run.epsilon_delta` | fair coins | one run, any canaries |
 | `one_run.gaussian` | fair coins, a Gaussian trade-off curve | the same, tighter |
