@@ -14,7 +14,7 @@ from scipy import stats
 
 from tests import trainer
 from trustml import parallel, rng
-from trustml.audit import canaries, lower_bounds, scores
+from trustml.audit import canaries, lower_bounds, one_run, result, scores
 from trustml.models import mlp
 from trustml.privacy import accounting, clipping, plan, sampling
 
@@ -42,8 +42,8 @@ class Gate(NamedTuple):
 class Findings(NamedTuple):
     """One audited run at q = 1."""
 
-    bound: lower_bounds.Bound
-    one_run: lower_bounds.Bound
+    bound: result.AuditResult
+    by_guesses: float
     variance_p: float
     units: np.ndarray
     included: np.ndarray
@@ -129,12 +129,23 @@ def audit(gate, seed, guesses=None) -> Findings:
     steps, count = units.shape
     found = scores.total(units)
     bound = lower_bounds.gaussian(
-        found[included], found[~included], threshold=steps / 2, delta=DELTA, alpha=ALPHA
+        found[included],
+        found[~included],
+        threshold=steps / 2,
+        delta=DELTA,
+        alpha=ALPHA,
+        independent_scores=True,
     )
-    correct, guesses = lower_bounds.guess(found, included, guesses or count // 10)
-    one_run = lower_bounds.one_run(correct, guesses, count, delta=DELTA, alpha=ALPHA)
+    half = (guesses or count // 10) // 2
+    by_guesses = one_run.epsilon_of_counts(
+        one_run.guess(found, included, (half, half)),
+        2 * half,
+        count,
+        delta=DELTA,
+        alpha=ALPHA,
+    )
     p = variance_p(gate, found[~included], steps)
-    return Findings(bound, one_run, p, units, included)
+    return Findings(bound, by_guesses, p, units, included)
 
 
 def multiplier(gate):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.audit import gate
-from trustml.audit import lower_bounds, scores
+from trustml.audit import lower_bounds, rates, scores
 from trustml.privacy import rules
 
 SEEDS = range(20)
@@ -26,7 +26,7 @@ def test_gate_at_full_batches(epsilon):
     # Noise and coins of their own at every epsilon.
     found = [gate.audit(made, 1000 * round(epsilon) + seed) for seed in SEEDS]
     bounds = [f.bound.epsilon for f in found]
-    by_guesses = [f.one_run.epsilon for f in found]
+    by_guesses = [f.by_guesses for f in found]
     smallest = min(f.variance_p for f in found)
     print(
         f"\nepsilon {promised:.3f}: at least {summary(bounds)}; by one run's guesses "
@@ -52,7 +52,12 @@ def test_gate_with_two_runs():
         inside = np.where(included, first, second)
         outside = np.where(included, second, first)
         bound = lower_bounds.gaussian(
-            inside, outside, threshold=len(one) / 2, delta=gate.DELTA, alpha=gate.ALPHA
+            inside,
+            outside,
+            threshold=len(one) / 2,
+            delta=gate.DELTA,
+            alpha=gate.ALPHA,
+            independent_scores=True,
         )
         assert 0.7 * made.plan.epsilon() <= bound.epsilon <= made.plan.epsilon()
         # Noise of two runs is independent: 10,000 pairs, 5 standard errors.
@@ -85,7 +90,11 @@ def test_gate_with_sampling(rate, epsilon, steps):
         units, included = made.run(seed)
         found = scores.subsampled(units, **law)
         bound = lower_bounds.epsilon_delta(
-            found[included], found[~included], threshold=threshold, **errors
+            found[included],
+            found[~included],
+            threshold=threshold,
+            independent_scores=True,
+            **errors,
         )
         bounds.append(bound.epsilon)
         assert gate.variance_p(made, scores.total(units)[~included], steps) > 1e-4
@@ -101,7 +110,7 @@ def test_gate_under_other_rules(rule):
     bounds = [gate.audit(made, seed).bound.epsilon for seed in range(5)]
     assert max(bounds) <= promised
     mu = np.sqrt(3) / gate.multiplier(made)
-    expected = lower_bounds.gaussian_epsilon(mu, gate.DELTA)
+    expected = rates.gaussian_epsilon(mu, gate.DELTA)
     if rule == "per_layer":  # a share of C under the noise of the whole
         assert made.contribution == pytest.approx(0.7 / np.sqrt(3), rel=1e-6)
         assert expected < 0.6 * promised
@@ -114,7 +123,7 @@ def test_gate_where_the_clip_norm_is_tracked():
     """Gradients leak less than what gradients and bits together were charged."""
     made = gate.make(epsilon=4.0, per_side=2_000, rule=rules.quantile())
     mu = np.sqrt(3) / gate.multiplier(made)
-    expected = lower_bounds.gaussian_epsilon(mu, gate.DELTA)
+    expected = rates.gaussian_epsilon(mu, gate.DELTA)
     assert expected < made.plan.epsilon()
     for seed in range(5):
         found = gate.audit(made, seed)

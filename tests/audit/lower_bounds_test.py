@@ -1,4 +1,4 @@
-"""Lower bounds against closed forms, published figures and exact probabilities."""
+"""Lower bounds at fixed, searched and split thresholds, against their definitions."""
 
 import math
 
@@ -6,23 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trustml.audit import lower_bounds, scores
-from trustml.privacy import accounting
-
-
-@pytest.mark.parametrize("mu", [0.05, 0.3, 1.0, 3.0, 8.0])
-@pytest.mark.parametrize("delta", [1e-9, 1e-5, 1e-2])
-def test_epsilon_of_gaussian_dp_inverts_its_delta(mu, delta):
-    epsilon = lower_bounds.gaussian_epsilon(mu, delta)
-    if epsilon == 0:
-        assert accounting.gaussian_delta(0.0, mu) <= delta
-    else:
-        assert accounting.gaussian_delta(epsilon, mu) == pytest.approx(delta, rel=1e-6)
-
-
-def test_epsilon_of_gaussian_dp_at_its_ends():
-    assert lower_bounds.gaussian_epsilon(0.0, 1e-5) == 0
-    assert lower_bounds.gaussian_epsilon(math.inf, 1e-5) == math.inf
+from trustml import bands
+from trustml.audit import lower_bounds, rates, result
 
 
 def test_errors_are_counted_with_exact_limits():
@@ -30,7 +15,12 @@ def test_errors_are_counted_with_exact_limits():
     outside = np.r_[np.full(190, -1.0), np.full(10, 2.0)]
     inside = np.r_[np.full(29, 0.0), [1.0], np.full(70, 3.0)]
     bound = lower_bounds.gaussian(
-        inside, outside, threshold=1.0, delta=1e-5, alpha=0.02
+        inside,
+        outside,
+        threshold=1.0,
+        delta=1e-5,
+        alpha=0.02,
+        independent_scores=True,
     )
     # The upper limit is the rate at which so few errors have probability alpha/2.
     assert stats.binom.cdf(10, 200, bound.fpr_hi) == pytest.approx(0.01, rel=1e-6)
@@ -39,13 +29,23 @@ def test_errors_are_counted_with_exact_limits():
     assert bound.mu == pytest.approx(mu, rel=1e-9)
     assert bound.confidence == 0.98
     plain = lower_bounds.epsilon_delta(
-        inside, outside, threshold=1.0, delta=1e-5, alpha=0.02
+        inside,
+        outside,
+        threshold=1.0,
+        delta=1e-5,
+        alpha=0.02,
+        independent_scores=True,
     )
     first = math.log((1 - bound.fnr_hi - 1e-5) / bound.fpr_hi)
     second = math.log((1 - bound.fpr_hi - 1e-5) / bound.fnr_hi)
     assert first > second and plain.epsilon == pytest.approx(first, rel=1e-12)
     turned = lower_bounds.epsilon_delta(
-        -outside, -inside, threshold=-1.5, delta=1e-5, alpha=0.02
+        -outside,
+        -inside,
+        threshold=-1.5,
+        delta=1e-5,
+        alpha=0.02,
+        independent_scores=True,
     )
     assert turned.epsilon > 0
 
@@ -53,7 +53,7 @@ def test_errors_are_counted_with_exact_limits():
 @pytest.mark.parametrize("mu", [0.4, 1.5])
 def test_gaussian_bound_fails_as_rarely_as_it_says(mu):
     generator, count, alpha = np.random.default_rng(0), 2000, 0.1
-    truth = lower_bounds.gaussian_epsilon(mu, 1e-5)
+    truth = rates.gaussian_epsilon(mu, 1e-5)
     above = tight = 0
     for _ in range(1000):
         bound = lower_bounds.gaussian(
@@ -62,6 +62,7 @@ def test_gaussian_bound_fails_as_rarely_as_it_says(mu):
             threshold=mu / 2,
             delta=1e-5,
             alpha=alpha,
+            independent_scores=True,
         )
         above += bound.epsilon > truth
         tight += bound.epsilon > 0.6 * truth
@@ -82,6 +83,7 @@ def test_epsilon_delta_bound_fails_as_rarely_as_it_says():
             threshold=0.5,
             delta=1e-9,
             alpha=alpha,
+            independent_scores=True,
         )
         above += bound.epsilon > truth
         found.append(bound.epsilon)
@@ -90,123 +92,169 @@ def test_epsilon_delta_bound_fails_as_rarely_as_it_says():
     assert np.median(found) > 0.6 * truth
 
 
-PUBLISHED = [
-    # Steinke et al. 2023, appendix D (p. 46) and section 7 (p. 28, truncated).
-    ((75, 100, 1000), {"delta": 1e-4, "alpha": 0.05}, 0.673),
-    ((1439, 1510, 100_000), {"delta": 1e-5, "alpha": 0.05}, 2.675),
-]
+def pair(mu, count=300, seed=0):
+    generator = np.random.default_rng(seed)
+    return generator.normal(mu, 1, count), generator.normal(0, 1, count)
 
 
-@pytest.mark.parametrize("counts,options,want", PUBLISHED)
-def test_one_run_gives_the_published_figures(counts, options, want):
-    got = lower_bounds.one_run(*counts, **options).epsilon
-    assert got == pytest.approx(want, abs=1e-3)
+WITH = {"delta": 1e-3, "alpha": 0.05, "independent_scores": True}
+METHODS = {
+    "epsilon_delta": lower_bounds.epsilon_delta,
+    "gaussian": lower_bounds.gaussian,
+}
 
 
-def p_values(guesses, canaries, epsilon, delta):
-    return [
-        lower_bounds._one_run_p(v, guesses, canaries, epsilon, delta)
-        for v in range(guesses + 1)
-    ]
+def searched(inside, outside, method, delta, alpha):
+    """Every threshold in a Python loop, limits by the definition of the band."""
+    of_in = bands.local_level(len(inside), alpha / 2)
+    of_out = bands.local_level(len(outside), alpha / 2)
+    best = 0.0
+    for t in np.unique(np.r_[inside, outside]):
+        k_in, k_out = int(np.sum(inside > t)), int(np.sum(outside > t))
+        low = stats.beta.ppf(of_in, k_in, len(inside) - k_in + 1) if k_in else 0.0
+        high = stats.beta.isf(of_out, k_out + 1, len(outside) - k_out)
+        high = 1.0 if k_out == len(outside) else high
+        if method == "gaussian":
+            mu = stats.norm.ppf(low) - stats.norm.ppf(high)
+            best = max(best, rates.gaussian_epsilon(max(0.0, mu), delta))
+        else:
+            best = max(best, float(rates.epsilon(low, high, delta=delta)))
+    return best
 
 
-@pytest.mark.parametrize("epsilon", [0.2, 1.0, 3.0])
-@pytest.mark.parametrize("delta", [0.0, 1e-3, 1e-2])
-def test_no_mechanism_beats_the_one_run_p_value(epsilon, delta):
-    """Three (epsilon, delta)-DP mechanisms of n bits, exact probabilities.
-
-    Randomised response on every bit; the same, each bit revealed with probability
-    delta; the same, all of them revealed at once with probability delta.
-    """
-    count, rate = 60, 1 / (1 + math.exp(-epsilon))
-    bound = np.array(p_values(count, count, epsilon, delta))
-    v = np.arange(count + 1)
-    response = stats.binom.sf(v - 1, count, rate)
-    each = stats.binom.sf(v - 1, count, delta + (1 - delta) * rate)
-    at_once = delta + (1 - delta) * response
-    for law in (response, each, at_once):
-        assert np.all(law <= bound * (1 + 1e-9) + 1e-12)
-    if delta == 0:
-        np.testing.assert_allclose(bound, response, rtol=1e-9)
-    else:  # without its second term the bound would be broken
-        assert np.any(each > response * (1 + 1e-6))
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("mu", [0.0, 0.7, 2.5])
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_band_is_searched_at_every_threshold(method, mu, ties):
+    inside, outside = pair(mu, 120)
+    outside = outside[:80]
+    if ties:
+        inside, outside = np.round(inside), np.round(outside)
+    found = METHODS[method](inside, outside, **WITH)
+    want = searched(inside, outside, method, 1e-3, 0.05)
+    assert found.epsilon == pytest.approx(want, rel=1e-9, abs=1e-12)
+    assert (found.strategy, found.n_in, found.n_out) == ("band", 120, 80)
+    # The threshold in the result is one at which the limits are those in the result.
+    k_out = int(np.sum(outside > found.threshold))
+    assert bands.band(80, 0.025).upper[k_out] == found.fpr_hi
 
 
-def test_one_run_is_the_edge_of_its_p_value():
-    bound = lower_bounds.one_run(80, 100, 500, delta=1e-5, alpha=0.01)
-    below, above = (
-        lower_bounds._one_run_p(80, 100, 500, bound.epsilon + step, 1e-5)
-        for step in (-1e-6, 1e-6)
-    )
-    assert below < 0.01 <= above
-    assert lower_bounds.one_run(50, 100, 500, delta=1e-5).epsilon == 0
-    assert lower_bounds.one_run(0, 0, 500, delta=1e-5).epsilon == 0
-    # All of 100 right: (e/(1+e))^100 = 0.01 at delta = 0.
-    whole = lower_bounds.one_run(100, 100, 100, delta=0.0).epsilon
-    assert 1 / (1 + math.exp(-whole)) == pytest.approx(0.01**0.01, rel=1e-9)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("strategy", ["band", "split"])
+def test_scores_that_say_nothing_or_the_reverse_give_zero(method, strategy):
+    """A sign turned round is no evidence for a Gaussian mechanism's mu."""
+    options = {**WITH, "strategy": strategy}
+    for seed in range(20):
+        inside, outside = pair(0.0, 60, seed)
+        assert METHODS[method](inside, outside, **options).epsilon == 0
+    inside, outside = pair(-3.0)
+    assert METHODS[method](inside, outside, **options).epsilon == 0
+    few_in, few_out = pair(1.0, 5)
+    assert METHODS[method](few_in, few_out, **options).epsilon == 0
+    same = np.ones(50)
+    assert METHODS[method](same, same, **options).epsilon == 0
 
 
-def test_guesses_are_made_at_both_ends():
-    included = np.array([True, False, True, False, True, False])
-    assert lower_bounds.guess([6, 1, 5, 2, 3, 4], included, 4) == (4, 4)
-    assert lower_bounds.guess([6, 1, 5, 2, 3, 4], included, 6) == (4, 6)
-    assert lower_bounds.guess([1, 6, 2, 5, 3, 4], included, 4) == (0, 4)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("strategy", lower_bounds.STRATEGIES)
+def test_no_bound_exceeds_its_ceiling(method, strategy):
+    options = {**WITH, "strategy": strategy}
+    if strategy == "fixed":
+        options["threshold"] = 5.0
+    inside, outside = pair(0.0, 200)
+    best = METHODS[method](inside + 10, outside, **options)
+    assert best.epsilon == best.epsilon_ceiling > 0
+    assert best.warnings == (result.SATURATED,)
+    other = METHODS[method](inside + 2, outside, **{**options, "threshold": 1.0}
+                            if strategy == "fixed" else options)  # fmt: skip
+    assert 0 < other.epsilon < other.epsilon_ceiling and not other.warnings
+    assert other.epsilon_ceiling == best.epsilon_ceiling
 
 
-def test_subsampled_score_is_the_log_likelihood_ratio():
-    x, q, z = np.linspace(-2, 3, 11), 0.3, 0.8
-    inside = (1 - q) * stats.norm.pdf(x, 0, z) + q * stats.norm.pdf(x, 1, z)
-    want = np.log(inside / stats.norm.pdf(x, 0, z))
-    law = {"sample_rate": q, "noise_multiplier": z}
-    np.testing.assert_allclose(scores.subsampled(x[None], **law), want, rtol=1e-9)
-    both = scores.subsampled(np.stack([x, x]), **law)
-    np.testing.assert_allclose(both, 2 * want, rtol=1e-9)
-    # At q = 1 it ranks as the sum does, and 0 is the threshold T/2.
-    whole = scores.subsampled(x[None], sample_rate=1.0, noise_multiplier=z)
-    np.testing.assert_allclose(whole, (x - 0.5) / z**2, rtol=1e-9)
-    np.testing.assert_allclose(scores.total(np.stack([x, x])), 2 * x)
+def test_the_ceiling_of_five_hundred_a_side():
+    """About log(n / log(1/gamma)): near 4.1."""
+    inside, outside = pair(0.0, 500)
+    options = {"delta": 0.0, "alpha": 0.05, "independent_scores": True}
+    found = lower_bounds.epsilon_delta(inside, outside, **options).epsilon_ceiling
+    gamma = bands.local_level(500, 0.025)
+    assert found == pytest.approx(math.log(500 / math.log(1 / gamma)), abs=0.05)
+    assert found == pytest.approx(4.1, abs=0.1)
 
 
-def test_a_fixed_threshold_is_better_than_the_middle():
-    law = {"sample_rate": 0.1, "noise_multiplier": 0.5}
-    errors = {"delta": 1e-5, "alpha": 0.01}
-    at = scores.fixed_threshold(steps=10, per_side=2000, **law, **errors)
-    generator = np.random.default_rng(5)
-    shape = (10, 2000)
-    present = generator.random(shape) < 0.1
-    inside = scores.subsampled(present + 0.5 * generator.normal(size=shape), **law)
-    outside = scores.subsampled(0.5 * generator.normal(size=shape), **law)
-    chosen, middle = (
-        lower_bounds.epsilon_delta(inside, outside, threshold=t, **errors).epsilon
-        for t in (at, 0.0)
-    )
-    assert chosen > 1.2 * middle > 0
+def test_what_chooses_does_not_see_the_half_that_counts():
+    inside, outside = pair(2.0)
+    options = {**WITH, "strategy": "split", "seed": 3}
+    found = lower_bounds.epsilon_delta(inside, outside, **options)
+    assert (found.n_in, found.n_out) == (150, 150)
+    (first_in, _), (first_out, _) = lower_bounds._halves(inside, outside, 3)
+    spoilt_in = np.where(np.isin(inside, first_in), inside, 100.0)
+    spoilt_out = np.where(np.isin(outside, first_out), outside, -100.0)
+    again = lower_bounds.epsilon_delta(spoilt_in, spoilt_out, **options)
+    assert again.threshold == found.threshold and again.epsilon > found.epsilon
 
 
+def laplace_ratios(seed, count=2000):
+    """Exact log likelihood ratios of a Laplace mechanism with epsilon = 1."""
+    generator = np.random.default_rng(seed)
+    for shift in (1.0, 0.0):
+        x = shift + generator.laplace(0.0, 1.0, count)
+        # As an implementation would: in floats, from the sample as it was made.
+        yield np.abs(x) - np.abs(x - 1.0)
+
+
+@pytest.mark.parametrize("strategy", ["band", "split"])
+def test_atoms_are_not_split_by_rounding(strategy):
+    """A correct mechanism of epsilon = 1 is certified at more by its last bits."""
+    options = {"delta": 0.0, "alpha": 0.05, "independent_scores": True}
+    options["strategy"] = strategy
+    split = []
+    for seed in range(20):
+        inside, outside = laplace_ratios(seed)
+        found = lower_bounds.epsilon_delta(inside, outside, **options)
+        assert 0.6 < found.epsilon <= 1.0
+        raw = lower_bounds.epsilon_delta(inside, outside, resolution=0.0, **options)
+        split.append(raw.epsilon)
+    assert max(split) > 1.2, "without rounding this test cannot fail"
+
+
+def test_infinite_scores_rank_and_are_not_rounded():
+    inside, outside = np.r_[np.full(60, np.inf), 0.0], np.r_[np.full(60, -np.inf), 0.0]
+    found = lower_bounds.epsilon_delta(inside, outside, **WITH)
+    assert found.epsilon > 1 and math.isfinite(found.epsilon)
+
+
+ONE = ([1.0], [1.0])
+FIXED = {"delta": 1e-5, "independent_scores": True}
+CURE = "'band'.*'fixed'.*'split'"
 BAD = [
-    (lambda: lower_bounds.gaussian([], [1.0], threshold=0, delta=1e-5), "member_scor"),
-    (lambda: lower_bounds.gaussian([np.nan], [1.0], threshold=0, delta=1e-5), "is nan"),
-    (lambda: lower_bounds.gaussian([1.0], [1.0], threshold=0, delta=0.0), "delta=0.0"),
-    (lambda: lower_bounds.gaussian([1.0], [1.0], threshold=np.nan, delta=1e-5), "thre"),
+    ("empty", lambda f: f([], [1.0], threshold=0, **FIXED), "member_scores"),
+    ("other_side_empty", lambda f: f([1.0], [], **FIXED), "nonmember_scores"),
+    ("nan", lambda f: f([np.nan], [1.0], threshold=0, **FIXED), "is nan"),
+    ("delta_of_1", lambda f: f(*ONE, **{**FIXED, "delta": 1.0}), "delta=1.0"),
+    ("negative_delta", lambda f: f(*ONE, **{**FIXED, "delta": -0.1}), "delta=-0.1"),
+    ("nan_threshold", lambda f: f(*ONE, threshold=np.nan, **FIXED), "threshold=nan"),
+    ("alpha_of_0", lambda f: f(*ONE, alpha=0.0, **FIXED), "alpha=0.0"),
+    ("not_said_independent", lambda f: f(*ONE, delta=0.1), "audit.one_run"),
+    ("many_thresholds", lambda f: f(*ONE, threshold=[0.0, 1.0], **FIXED), CURE),
+    ("maximum", lambda f: f(*ONE, strategy="max", **FIXED), CURE),
+    ("fixed_at_none", lambda f: f(*ONE, strategy="fixed", **FIXED), "give a threshold"),
     (
-        lambda: lower_bounds.epsilon_delta(
-            [1.0], [1.0], threshold=0, delta=1e-5, alpha=0.0
-        ),
-        "alpha=0.0",
+        "band_at_one",
+        lambda f: f(*ONE, strategy="band", threshold=0, **FIXED),
+        "with no",
     ),
-    (lambda: lower_bounds.one_run(5, 4, 10, delta=1e-5), "correct=5"),
-    (lambda: lower_bounds.one_run(3, 4, 10, delta=1.0), "delta=1.0"),
-    (lambda: lower_bounds.guess([1.0, 2.0], [True, False], 4), "at most the 2"),
-    (
-        lambda: scores.subsampled(
-            np.zeros((1, 1)), sample_rate=1.5, noise_multiplier=1.0
-        ),
-        "sample_rate=1.5",
-    ),
+    ("one_to_split", lambda f: f(*ONE, strategy="split", **FIXED), "at least 2"),
+    ("resolution_of_1", lambda f: f(*ONE, resolution=1.0, **FIXED), "resolution=1.0"),
 ]
 
 
-@pytest.mark.parametrize("call,sentence", BAD)
-def test_bad_arguments_get_a_sentence(call, sentence):
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name,call,sentence", BAD, ids=[b[0] for b in BAD])
+def test_bad_arguments_get_a_sentence(name, call, sentence, method):
     with pytest.raises(ValueError, match=sentence):
-        call()
+        call(METHODS[method])
+
+
+def test_a_gaussian_needs_a_delta():
+    with pytest.raises(ValueError, match="delta=0.0"):
+        lower_bounds.gaussian(*ONE, delta=0.0, independent_scores=True)

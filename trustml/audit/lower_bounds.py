@@ -2,231 +2,344 @@
 
 | function | needs | gives |
 |---|---|---|
-| `gaussian` | independent canaries; the mechanism is Gaussian DP | tight at q = 1 |
-| `epsilon_delta` | independent canaries | any mechanism; loose at small delta |
-| `one_run` | fair coins, nothing else | any mechanism, one run; looser still |
+| `epsilon_delta` | independent scores | any mechanism; loose at small delta |
+| `gaussian` | the same; the mechanism is Gaussian DP | tight at q = 1 |
 
 Each holds with probability 1 - alpha over the audit's own randomness: if the mechanism
-is (epsilon, delta)-DP, the bound exceeds epsilon with probability at most alpha.
+is (epsilon, delta)-DP, the bound exceeds epsilon with probability at most alpha. Where
+the threshold comes from is the `strategy`:
 
-What all of them assume: thresholds and numbers of guesses were fixed before the scores
-were seen (a threshold chosen on the audited scores needs a simultaneous band over all
-of them, which is not here).
+| strategy | threshold | limits of the two error rates |
+|---|---|---|
+| `band` | the best one on the scores at hand | hold everywhere (`trustml.bands`) |
+| `fixed` | given; chosen before scores were seen | Clopper-Pearson, alpha/2 each |
+| `split` | the best one on a random half | the same, on the other half |
 
-Independent canaries: given which are in, the scores of different canaries are
-independent draws, those of canaries in with one law and those of canaries out with
-another. True of separate runs; true in one run of gradient canaries of
-`trustml.audit.canaries` with independent noise on every coordinate, which is itself
-among the things to be tested (`tests/privacy/checks`).
+The best of many thresholds with limits that hold at one of them is no bound: on scores
+that say nothing it exceeds 0 in 8% of audits at alpha = 0.05, and in 40% at 0.2. There
+is no such option.
+
+Independent scores: given which are in, the scores of different canaries are independent
+draws, those of canaries in with one law and those of canaries out with another. True of
+separate runs; true in one run of gradient canaries of `trustml.audit.canaries` with
+independent noise on every coordinate, which is itself among the things to be tested
+(`tests/privacy/checks`). Of other canaries of one run it is not known: `one_run`.
 
 Example::
 
-    bound = lower_bounds.gaussian(
-        scores[included], scores[~included], threshold=steps / 2, delta=1e-5, alpha=0.01
+    bound = lower_bounds.epsilon_delta(
+        scores[included], scores[~included], delta=1e-5, alpha=0.05,
+        independent_scores=True,
     )
     print(bound.epsilon, '<= epsilon, with confidence', bound.confidence)
 
 References: https://arxiv.org/abs/2302.07956 (Gaussian DP audits),
-https://arxiv.org/abs/1905.02383 (Gaussian DP), https://arxiv.org/abs/2305.08846 (one
-run), Clopper and Pearson 1934.
+https://arxiv.org/abs/1905.02383 (Gaussian DP), Clopper and Pearson 1934.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import typing as npt
-from scipy import optimize, special, stats
 
-from trustml import _validate, intervals
+from trustml import _validate, bands, intervals
 from trustml.attacks import metrics
+from trustml.audit import rates
+from trustml.audit.result import AuditResult, saturation
 from trustml.privacy import accounting
 
+STRATEGIES = ("band", "fixed", "split")
 
-class Bound(NamedTuple):
-    """A lower bound on epsilon at the delta asked for.
-
-    Attributes:
-      epsilon: >= 0; 0 says nothing.
-      confidence: 1 - alpha.
-      fpr_hi: upper limit of the share of canaries out that are called in; nan where
-        the bound does not use it.
-      fnr_hi: upper limit of the share of canaries in that are called out; likewise.
-      mu: lower bound of the Gaussian DP parameter; nan where there is none.
-    """
-
-    epsilon: float
-    confidence: float
-    fpr_hi: float = math.nan
-    fnr_hi: float = math.nan
-    mu: float = math.nan
+_INDEPENDENT = "scores are independent, of one law for canaries in and one for out"
+_GAUSSIAN = "the mechanism's trade-off curve is that of mu-Gaussian DP"
 
 
-def gaussian(
-    member_scores: npt.ArrayLike,
-    nonmember_scores: npt.ArrayLike,
-    *,
-    threshold: float,
-    delta: float,
-    alpha: float = 0.01,
-) -> Bound:
-    """Epsilon of a mechanism that is mu-Gaussian DP, from its errors at a threshold.
+class _Method(NamedTuple):
+    """How limits (L, U) become a number to maximise, and that number epsilon."""
 
-    mu >= Phi^-1(1 - FPR_hi) - Phi^-1(FNR_hi), and epsilon solves delta(epsilon, mu) =
-    delta of Gaussian DP. FPR_hi and FNR_hi are Clopper-Pearson limits at alpha/2 each.
-
-    Assumes: independent canaries (see the module docstring); threshold fixed
-      beforehand; the mechanism's trade-off curve is that of a Gaussian: so for T full
-      Gaussian releases (q = 1), and not for sampled ones, whose epsilon at small delta
-      it would overstate.
-
-    Args:
-      member_scores: float[n_in], of canaries that were in; larger means in.
-      nonmember_scores: float[n_out], of canaries that were out.
-      threshold: "in" if score > threshold.
-      delta: in (0, 1).
-      alpha: in (0, 1); the bound fails with at most this probability.
-
-    Raises:
-      ValueError: on empty or nan scores, or numbers out of their bounds.
-    """
-    delta = accounting.check_delta(delta, "delta")
-    fpr_hi, fnr_hi = _errors(member_scores, nonmember_scores, threshold, alpha)
-    mu = max(0.0, float(special.ndtri(1 - fpr_hi) - special.ndtri(fnr_hi)))
-    return Bound(gaussian_epsilon(mu, delta), 1 - alpha, fpr_hi, fnr_hi, mu)
+    name: str
+    assumption: str
+    value: Callable[[Any, Any], np.ndarray]
+    epsilon: Callable[[float], float]
 
 
 def epsilon_delta(
     member_scores: npt.ArrayLike,
     nonmember_scores: npt.ArrayLike,
     *,
-    threshold: float,
     delta: float,
     alpha: float = 0.01,
-) -> Bound:
-    """Epsilon of any mechanism, from its errors at a threshold.
+    strategy: str | None = None,
+    threshold: Any = None,
+    independent_scores: bool = False,
+    resolution: float = 1e-6,
+    seed: int = 0,
+) -> AuditResult:
+    """Epsilon of any mechanism, from the errors of an attack.
 
-    epsilon >= log((1 - FNR_hi - delta) / FPR_hi), and the same with the two errors
+    epsilon >= log((TPR_lo - delta) / FPR_hi), and the same with the two errors
     exchanged; the larger counts, as both follow from the same two limits.
 
-    Assumes: independent canaries (see the module docstring); threshold fixed
-      beforehand. Arguments and errors as for `gaussian`.
+    Assumes: independent scores (see the module docstring).
+
+    Args:
+      member_scores: float[n_in], of canaries that were in; larger means in.
+      nonmember_scores: float[n_out], of canaries that were out.
+      delta: in [0, 1).
+      alpha: in (0, 1); the bound fails with at most this probability.
+      strategy: 'band', 'fixed' or 'split', see the module docstring. None: 'fixed'
+        where a threshold is given, else 'band'.
+      threshold: "in" if score > threshold; only with 'fixed'.
+      independent_scores: True says that the assumption holds; it is printed in the
+        result.
+      resolution: scores closer than this share of their range may count as one where a
+        threshold is searched. A likelihood ratio may have atoms, whose last bits tell
+        how the sample was made; a search would find them.
+      seed: of the halves of 'split'.
+
+    Raises:
+      ValueError: on empty or nan scores, on numbers out of their bounds, without
+        `independent_scores=True`, and for a strategy that is none of the three.
     References: Kairouz, Oh, Viswanath 2015, https://arxiv.org/abs/1311.0776
     """
+    delta = _validate.in_half_open_interval("delta", delta, 0, 1, "1e-5 is usual")
+    method = _Method(
+        "epsilon_delta",
+        _INDEPENDENT,
+        lambda low, high: rates.epsilon(low, high, delta=delta),
+        float,
+    )
+    found = _Search(strategy, threshold, independent_scores, resolution, seed)
+    return _bound(member_scores, nonmember_scores, method, delta, alpha, found)
+
+
+def gaussian(
+    member_scores: npt.ArrayLike,
+    nonmember_scores: npt.ArrayLike,
+    *,
+    delta: float,
+    alpha: float = 0.01,
+    strategy: str | None = None,
+    threshold: Any = None,
+    independent_scores: bool = False,
+    resolution: float = 1e-6,
+    seed: int = 0,
+) -> AuditResult:
+    """Epsilon of a mechanism that is mu-Gaussian DP, from the errors of an attack.
+
+    mu >= Phi^-1(TPR_lo) - Phi^-1(FPR_hi), and epsilon solves delta(epsilon, mu) = delta
+    of Gaussian DP.
+
+    Assumes: independent scores (see the module docstring); and that the mechanism's
+      trade-off curve is that of a Gaussian: so for T full Gaussian releases (q = 1),
+      and not for sampled ones, whose epsilon at small delta it may overstate.
+
+    Args:
+      member_scores: as `epsilon_delta`, and all others too.
+      nonmember_scores: see there.
+      delta: in (0, 1).
+      alpha: see there.
+      strategy: see there.
+      threshold: see there.
+      independent_scores: see there.
+      resolution: see there.
+      seed: see there.
+
+    Raises:
+      ValueError: as `epsilon_delta`.
+    """
     delta = accounting.check_delta(delta, "delta")
-    fpr_hi, fnr_hi = _errors(member_scores, nonmember_scores, threshold, alpha)
-    epsilon = 0.0
-    for wrong, other in ((fpr_hi, fnr_hi), (fnr_hi, fpr_hi)):
-        if 1 - other - delta > 0:
-            epsilon = max(epsilon, math.log((1 - other - delta) / wrong))
-    return Bound(epsilon, 1 - alpha, fpr_hi, fnr_hi)
+    method = _Method(
+        "gaussian",
+        f"{_INDEPENDENT}; {_GAUSSIAN}",
+        rates.mu,
+        lambda mu: rates.gaussian_epsilon(mu, delta),
+    )
+    found = _Search(strategy, threshold, independent_scores, resolution, seed)
+    return _bound(member_scores, nonmember_scores, method, delta, alpha, found)
 
 
-def gaussian_epsilon(mu: float, delta: float) -> float:
-    """Epsilon of mu-Gaussian DP at `delta`: the inverse of `gaussian_delta`."""
-    if mu == math.inf:
-        return math.inf
-    if mu <= 0 or accounting.gaussian_delta(0.0, mu) <= delta:
-        return 0.0
-    # delta(eps) <= Phi(-eps/mu + mu/2), which is delta at this end.
-    high = mu * (mu / 2 - float(special.ndtri(delta)))
-    return float(
-        optimize.brentq(
-            lambda e: accounting.gaussian_delta(e, mu) - delta, 0.0, high, xtol=1e-12
+class _Search(NamedTuple):
+    """Where the threshold comes from, as it was asked for."""
+
+    strategy: str | None
+    threshold: Any
+    independent_scores: bool
+    resolution: float
+    seed: int
+
+
+class _Limits(NamedTuple):
+    """A threshold and the limits that hold there; the two best limits there can be."""
+
+    threshold: float
+    tpr_lo: float
+    fpr_hi: float
+    best: tuple[float, float]
+
+
+def _bound(
+    member_scores: npt.ArrayLike,
+    nonmember_scores: npt.ArrayLike,
+    method: _Method,
+    delta: float,
+    alpha: float,
+    search: _Search,
+) -> AuditResult:
+    alpha = _validate.in_open_interval("alpha", alpha, 0, 1, "0.01 is usual")
+    inside, outside = metrics.check_scores(member_scores, nonmember_scores)
+    strategy = _strategy(search)
+    _independent(search.independent_scores)
+    resolution = _validate.in_half_open_interval(
+        "resolution", search.resolution, 0, 1, "1e-6 is usual, 0 rounds nothing"
+    )
+    if strategy == "fixed":
+        limits = _at(inside, outside, search.threshold, alpha)
+    elif strategy == "band":
+        rounded = _rounding(inside, outside, resolution)
+        limits = _best(
+            rounded(inside),
+            rounded(outside),
+            method.value,
+            bands.band(inside.size, alpha / 2),
+            bands.band(outside.size, alpha / 2),
         )
+        limits = _unrounded(limits, inside, outside, rounded)
+    else:
+        whole = (inside, outside)
+        (first_in, inside), (first_out, outside) = _halves(inside, outside, search.seed)
+        # The first half knows nothing of the audited one, and makes the grid of scores.
+        rounded = _rounding(first_in, first_out, resolution)
+        chosen = _best(
+            rounded(first_in),
+            rounded(first_out),
+            method.value,
+            bands.pointwise(first_in.size, alpha / 2),
+            bands.pointwise(first_out.size, alpha / 2),
+        )
+        limits = _at(rounded(inside), rounded(outside), chosen.threshold, alpha)
+        limits = _unrounded(limits, *whole, rounded)
+    value = float(method.value(limits.tpr_lo, limits.fpr_hi))
+    epsilon = method.epsilon(value)
+    ceiling = method.epsilon(float(method.value(*limits.best)))
+    return AuditResult(
+        epsilon=epsilon,
+        delta=delta,
+        confidence=1 - alpha,
+        kind="confidence",
+        method=method.name,
+        strategy=strategy,
+        assumption=method.assumption,
+        n_in=inside.size,
+        n_out=outside.size,
+        threshold=limits.threshold,
+        epsilon_ceiling=ceiling,
+        warnings=saturation(epsilon, ceiling),
+        fpr_hi=limits.fpr_hi,
+        fnr_hi=1 - limits.tpr_lo,
+        mu=value if method.name == "gaussian" else math.nan,
     )
 
 
-def one_run(
-    correct: int, guesses: int, canaries: int, *, delta: float, alpha: float = 0.01
-) -> Bound:
-    """Epsilon of any mechanism, from how many guesses of one run were right.
-
-    If the mechanism is (epsilon, delta)-DP, and W ~ Bin(r, e^epsilon/(1 + e^epsilon)),
-
-        P[correct >= v] <= P[W >= v] + 2 n delta max_i P[v > W >= v - i] / i
-
-    The bound is the largest epsilon at which the right side is below alpha.
-
-    Assumes: every one of the n canaries was in the data by a fair coin of its own, and
-      the r guesses were made from what the run released; how canaries influence one
-      another does not matter. r was fixed beforehand.
-
-    Args:
-      correct: v, right guesses.
-      guesses: r, canaries guessed at; the others were abstained from.
-      canaries: n, all of them.
-      delta: in (0, 1); 0 too.
-      alpha: in (0, 1).
-
-    Raises:
-      ValueError: unless 0 <= correct <= guesses <= canaries.
-    References: Steinke, Nasr, Jagielski 2023, https://arxiv.org/abs/2305.08846,
-      Theorem 5.2 and Appendix D.
-    """
-    if not 0 <= correct <= guesses <= canaries:
-        raise ValueError(
-            f"correct={correct}, guesses={guesses}, canaries={canaries} are not in "
-            "order; 0 <= correct <= guesses <= canaries is needed."
-        )
-    alpha = _validate.in_open_interval("alpha", alpha, 0, 1, "0.01 is usual")
-    delta = _validate.in_half_open_interval("delta", delta, 0, 1, "1e-5 is usual")
-
-    def rejected(epsilon: float) -> bool:
-        return _one_run_p(correct, guesses, canaries, epsilon, delta) < alpha
-
-    if not rejected(0.0):
-        return Bound(0.0, 1 - alpha)
-    # In small steps from below: with 2 n delta > 1 the right side need not be monotone.
-    low, high = 0.0, 0.25
-    while rejected(high):  # ends: at large epsilon W is r, and alpha < 1
-        low, high = high, high + 0.25
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if rejected(middle) else (low, middle)
-    return Bound(low, 1 - alpha)
-
-
-def guess(
-    scores: npt.ArrayLike, included: npt.ArrayLike, guesses: int
-) -> tuple[int, int]:
-    """Calls the highest scores in and the lowest out: (right guesses, guesses).
-
-    Args:
-      scores: float[n]; larger means in.
-      included: bool[n], what the coins were.
-      guesses: r, even, at most n; half of them are made at either end.
-    """
-    scores, included = np.asarray(scores, np.float64), np.asarray(included, bool)
-    half = _validate.integer_at_least("guesses", guesses, 2, "0.1 n are usual") // 2
-    if 2 * half > scores.size:
-        _validate.fail(
-            "guesses", guesses, f"must be at most the {scores.size} canaries"
-        )
-    order = np.argsort(scores, kind="stable")
-    right = np.sum(included[order[-half:]]) + np.sum(~included[order[:half]])
-    return int(right), 2 * half
-
-
-def _one_run_p(v: int, r: int, n: int, epsilon: float, delta: float) -> float:
-    """Bound on the probability of v or more right guesses under (epsilon, delta)."""
-    rate = float(special.expit(epsilon))
-    tail = float(stats.binom.sf(v - 1, r, rate))
-    if delta == 0 or v == 0:
-        return min(1.0, tail)
-    below = np.cumsum(stats.binom.pmf(np.arange(v - 1, -1, -1), r, rate))
-    steepest = float(np.max(below / np.arange(1, v + 1)))
-    return min(1.0, tail + 2 * n * delta * steepest)
-
-
-def _errors(member_scores, nonmember_scores, threshold, alpha) -> tuple[float, float]:
-    """Upper limits of FPR and FNR, which hold together with probability 1 - alpha."""
-    alpha = _validate.in_open_interval("alpha", alpha, 0, 1, "0.01 is usual")
+def _at(inside, outside, threshold: Any, alpha: float) -> _Limits:
+    """Clopper-Pearson limits at one threshold, which hold together with 1 - alpha."""
     threshold = _validate.finite("threshold", threshold, "T/2 at q = 1")
-    inside, outside = metrics.check_scores(member_scores, nonmember_scores)
     # Two-sided intervals at 1 - alpha have alpha/2 on either side.
-    false_positives = int(np.sum(outside > threshold))
-    false_negatives = int(np.sum(~(inside > threshold)))
-    _, fpr_hi = intervals.proportion(false_positives, outside.size, 1 - alpha)
-    _, fnr_hi = intervals.proportion(false_negatives, inside.size, 1 - alpha)
-    return fpr_hi, fnr_hi
+    level, n_in, n_out = 1 - alpha, inside.size, outside.size
+    above_in, above_out = (
+        int(np.sum(inside > threshold)),
+        int(np.sum(outside > threshold)),
+    )
+    tpr_lo, _ = intervals.proportion(above_in, n_in, level)
+    _, fpr_hi = intervals.proportion(above_out, n_out, level)
+    perfect_lo, _ = intervals.proportion(n_in, n_in, level)
+    _, perfect_hi = intervals.proportion(0, n_out, level)
+    return _Limits(threshold, tpr_lo, fpr_hi, (perfect_lo, perfect_hi))
+
+
+def _best(inside, outside, value, band_in: bands.Band, band_out: bands.Band) -> _Limits:
+    """The threshold between distinct scores at which `value` is largest."""
+    distinct = np.unique(np.concatenate([inside, outside]))
+    above_in = inside.size - np.searchsorted(np.sort(inside), distinct, side="right")
+    above_out = outside.size - np.searchsorted(np.sort(outside), distinct, side="right")
+    low, high = band_in.lower[above_in], band_out.upper[above_out]
+    at = int(np.argmax(value(low, high)))
+    return _Limits(
+        float(distinct[at]),
+        float(low[at]),
+        float(high[at]),
+        (float(band_in.lower[-1]), float(band_out.upper[0])),
+    )
+
+
+def _rounding(inside, outside, resolution: float) -> Callable[[Any], np.ndarray]:
+    """Rounds scores to a grid of `resolution` times the range of these two."""
+    both = np.concatenate([inside, outside])
+    finite = both[np.isfinite(both)]
+    low, span = (float(finite.min()), float(np.ptp(finite))) if finite.size else (0, 0)
+    spacing = resolution * span
+    if spacing == 0 or not math.isfinite(spacing):
+        return lambda scores: scores
+    return lambda scores: low + np.round((scores - low) / spacing) * spacing
+
+
+def _unrounded(limits: _Limits, inside, outside, rounded) -> _Limits:
+    """The same split of these scores, by a threshold for scores as they were given."""
+    both = np.concatenate([inside, outside])
+    below = both[rounded(both) <= limits.threshold]
+    return limits._replace(threshold=float(below.max()))
+
+
+def _halves(inside, outside, seed: int):
+    """A random half of each side, and the other half."""
+    if min(inside.size, outside.size) < 2:
+        _validate.fail(
+            "strategy",
+            "split",
+            f"cannot halve {inside.size} and {outside.size} scores",
+            "give at least 2 of each, or use strategy='band'",
+        )
+    rng = np.random.default_rng(_validate.integer_at_least("seed", seed, 0))
+    shuffled = (rng.permutation(x) for x in (inside, outside))
+    return tuple((x[: x.size // 2], x[x.size // 2 :]) for x in shuffled)
+
+
+def _strategy(search: _Search) -> str:
+    """The strategy asked for; refuses a maximum over thresholds."""
+    threshold, strategy = search.threshold, search.strategy
+    cure = (
+        "use strategy='band' (the best threshold, limits that hold at all of them), "
+        "'fixed' (one threshold, from other scores) or 'split' (from a random half)"
+    )
+    if threshold is not None and np.ndim(threshold) > 0:
+        _validate.fail(
+            "threshold",
+            np.shape(threshold),
+            "is more than one: the best of several limits that hold singly is no bound",
+            cure,
+        )
+    if strategy is None:
+        strategy = "band" if threshold is None else "fixed"
+    if strategy not in STRATEGIES:
+        _validate.fail("strategy", strategy, "is no way to a threshold", cure)
+    if (strategy == "fixed") != (threshold is not None):
+        _validate.fail(
+            "threshold",
+            threshold,
+            f"does not go with strategy={strategy!r}",
+            "give a threshold with 'fixed', and with no other",
+        )
+    return strategy
+
+
+def _independent(value: Any) -> None:
+    if not _validate.boolean("independent_scores", value):
+        _validate.fail(
+            "independent_scores",
+            value,
+            "is what the limits rest on",
+            "pass True where scores come from separate runs, or from canaries that "
+            "cannot influence one another; else use trustml.audit.one_run",
+        )

@@ -4,12 +4,19 @@ With x_tk = g~_t[k] m / contribution, what step t released at canary k,
 
     q = 1    o_k = sum_t x_tk                             ~ N(T in_k, T z^2)
     q < 1    o_k = sum_t log(1 - q + q exp((2 x_tk - 1) / (2 z^2)))
+    any q    o_k = Var_t x_tk
 
 the second being the log likelihood ratio of "in, sampled at rate q" against "out": by
-Neyman and Pearson no attack on this canary is stronger. Larger means in.
+Neyman and Pearson no attack on this canary is stronger, if the noise is what it should
+be. The third is for noise that is not: where a key is used at every step, noise cancels
+in it, and what is left are the comings and goings of the canary. Larger means in.
 
-A threshold must be fixed before the scores are seen: T/2 at q = 1 (where both errors
-are equal), `fixed_threshold` at q < 1, from draws of the theoretical law alone.
+Every score that is looked at costs its share of alpha: k of them, alpha/k each, and
+`result.strongest` of the bounds.
+
+With strategy 'fixed' a threshold is fixed before the scores are seen: T/2 at q = 1
+(where both errors are equal), `fixed_threshold` at q < 1, from draws of the theoretical
+law alone.
 
 Dimension key: T steps, n canaries.
 
@@ -44,6 +51,22 @@ def subsampled(
     exponent = (2 * np.asarray(units, np.float64) - 1) / (2 * z * z)
     kept = math.log1p(-q) if q < 1 else -math.inf
     return np.sum(np.logaddexp(kept, math.log(q) + exponent), axis=0)
+
+
+def temporal_variance(units: Float[np.ndarray, "T n"]) -> Float[np.ndarray, " n"]:
+    """Variance over the steps: z^2 + q (1-q) for canaries in, z^2 for those out.
+
+    Where one noise is used at every step, q (1-q) and 0. It needs q < 1 and T >= 2.
+    """
+    units = np.asarray(units, np.float64)
+    if len(units) < 2:
+        _validate.fail(
+            "units",
+            list(units.shape),
+            "has no variance over steps",
+            "record two or more",
+        )
+    return np.var(units, axis=0, ddof=1)
 
 
 def fixed_threshold(
@@ -82,7 +105,12 @@ def fixed_threshold(
     )
     found = [
         lower_bounds.epsilon_delta(
-            inside, outside, threshold=t, delta=delta, alpha=alpha
+            inside,
+            outside,
+            threshold=t,
+            delta=delta,
+            alpha=alpha,
+            independent_scores=True,
         ).epsilon
         for t in tried.tolist()
     ]
