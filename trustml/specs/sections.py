@@ -6,7 +6,7 @@ from trustml import _validate
 
 DATASETS = (
     *("snips", "atis", "nlu_eval", "ag_news", "sst2", "clinc150"),
-    *("digits", "mnist", "adult", "file"),
+    *("digits", "mnist", "adult", "location30", "file"),
 )
 VOCABULARIES = ("hashed", "train", "pretrained")
 MODELS = ("bag", "mlp", "cnn", "bilstm", "transformer", "bert")
