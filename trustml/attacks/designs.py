@@ -6,7 +6,7 @@ in one place; a model has a row of indices into them.
 
 | design | rule | for |
 | --- | --- | --- |
-| `paired` | pair j: one permutation, a half for model 2j, the other for 2j + 1 | attacks |
+| `paired` | one permutation: half for model 2j, half for 2j + 1 | attacks |
 | `independent` | every (model, example) a fair coin | statistics of one run |
 | `canary` | everyone else, and a fair coin for every (model, canary) | audits |
 
