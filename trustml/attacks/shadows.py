@@ -263,9 +263,15 @@ def groups(
 
 
 def take(own: Inputs, models: npt.ArrayLike) -> Inputs:
-    """The inputs of the models with these numbers, leaves [G, ...]."""
+    """The inputs of the models with these numbers, leaves [G, ...]; of one, [...]."""
     rows = jnp.asarray(models, jnp.int32)
-    return jax.tree.map(lambda x: x[rows], own)
+
+    def pick(x):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x = jax.random.clone(x)  # a model may be trained twice: a repeat, a test
+        return x[rows]
+
+    return jax.tree.map(pick, own)
 
 
 def over_devices(
