@@ -382,6 +382,12 @@ WRONG = {
         lambda: shadows.private_index(make_plan(size=N)[1], DESIGN.index, rng.root(0)),
         "sampler.num_examples=60 is not that of an index of shape",
     ),
+    "beyond the plan": (
+        lambda: shadows.private_trainer(
+            TASK.init, *make_plan(), optax.sgd(0.1), steps=7
+        ),
+        "steps=7 must be at most 6, which the plan covers",
+    ),
     "no group": (lambda: list(shadows.groups(4, 0)), "group_size=0 must be >= 1"),
 }
 

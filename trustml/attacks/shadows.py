@@ -134,6 +134,8 @@ def private_trainer(
     clipper: clipping.ClippedGrad,
     plan: plan_lib.Plan,
     optimizer: optax.GradientTransformation,
+    *,
+    steps: int | None = None,
 ) -> Train:
     """Training of one model by the private step of a plan.
 
@@ -146,6 +148,7 @@ def private_trainer(
       clipper: of the plan.
       plan: noise, number of steps, and the constant that sums are divided by.
       optimizer: applied to noisy sums / expected batch size.
+      steps: S; None: those of the plan, and never more.
 
     Returns:
       train(columns, own) -> params, whose `own.index` is int32[S, B] and whose
@@ -157,6 +160,10 @@ def private_trainer(
     """
     _check_unit(plan)
     mechanism, selection = plan.mechanism, clipper.trainable
+    count = plan.steps if steps is None else steps
+    if count > plan.steps:
+        bound = f"must be at most {plan.steps}, which the plan covers"
+        _validate.fail("steps", count, bound, "make a plan of more steps")
 
     def gradient(train, frozen, batch, mask, key, ids, state):
         norms = mechanism.clip_norms(state)
@@ -172,12 +179,10 @@ def private_trainer(
     def start(own):
         return mechanism.init(own.noise)
 
-    return _trainer(init, gradient, start, optimizer, plan.steps, None, selection)
+    return _trainer(init, gradient, start, optimizer, count, None, selection)
 
 
-def inputs(
-    key: Any, index: npt.ArrayLike, *, noise: rng.Root | None = None
-) -> Inputs:
+def inputs(key: Any, index: npt.ArrayLike, *, noise: rng.Root | None = None) -> Inputs:
     """The inputs of M models: keys of their own, and roots where there is noise.
 
     Args:
@@ -346,6 +351,7 @@ def _trainer(init, gradient, start, optimizer, steps, batch_size, trainable) -> 
     steps = _validate.integer_at_least("steps", steps, 1, "make an update or more")
     if batch_size is not None:
         batch_size = _validate.integer_at_least("batch_size", batch_size, 1)
+    slots = batch_size or 0
 
     def train(columns: Columns, own: Inputs):
         ordered = own.index.ndim == 2
@@ -357,15 +363,15 @@ def _trainer(init, gradient, start, optimizer, steps, batch_size, trainable) -> 
         def batch_at(step, order):
             if ordered:
                 return own.index[step], order
-            per_epoch = own.index.shape[0] // batch_size
+            per_epoch = own.index.shape[0] // slots
             epoch, place = step // per_epoch, step % per_epoch
 
             def shuffle(_):
                 return jax.random.permutation(rng.step_key(order_key, epoch), own.index)
 
             order = jax.lax.cond(place == 0, shuffle, lambda order: order, order)
-            at = place * batch_size
-            return jax.lax.dynamic_slice_in_dim(order, at, batch_size), order
+            at = place * slots
+            return jax.lax.dynamic_slice_in_dim(order, at, slots), order
 
         def one_step(carry, step):
             leaves, opt_state, state, order = carry

@@ -171,7 +171,7 @@ def assemble(
             bound = f"does not fit the shape {shape} that follows from the design"
             cure = "give one row for every model and one column for every example"
             _validate.fail(f"{field}.shape", x.shape, bound, cure)
-    finite = np.isfinite(margins).all(axis=2)
+    finite: Any = np.isfinite(margins).all(axis=2)
     if not np.isnan(probs).all():
         finite &= np.isfinite(probs).all(axis=2)
     lost = np.flatnonzero(~finite.any(axis=1))
