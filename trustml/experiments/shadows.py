@@ -240,7 +240,7 @@ def load(path: pathlib.Path) -> Kept:
       ValueError: if it holds something else.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             fields = {name: arrays[name] for name in signals.Signals._fields}
             promise = [float(arrays[name]) for name in ("epsilon", "delta")]
     except (KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -283,7 +283,7 @@ def _read(folder: pathlib.Path, fingerprint: str) -> tuple[dict[int, Any], int, 
     kept, dropped, largest = {}, 0, 0
     for path in sorted(folder.glob("models_*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 fits = str(arrays["fingerprint"]) == fingerprint
                 models = arrays["models"].tolist()
                 rows = zip(arrays["margin"], arrays["log_prob"], strict=True)
