@@ -61,6 +61,10 @@ def _experiment(name: str) -> Callable[[specs.RunConfig, pathlib.Path], Any]:
         from trustml.experiments import compare
 
         return compare.run
+    if name == "membership":
+        from trustml.experiments import membership
+
+        return membership.run
     raise ValueError(f"experiment={name!r} has no entry in launch/run.py.")
 
 

@@ -218,6 +218,18 @@ WRONG = [
     ({"baseline__steps": 0}, ["baseline.steps=0", ">= 1"]),
     ({"baseline__batch_size": 0}, ["baseline.batch_size=0", ">= 1"]),
     ({"baseline__dropout": 1.0}, ["baseline.dropout=1.0", "below 1"]),
+    ({"attack__num_models": 1}, ["attack.num_models=1", ">= 2"]),
+    ({"attack__num_models": 7}, ["attack.num_models=7", "must be even", "take 8"]),
+    ({"attack__design": "pair"}, ["attack.design='pair'", "did you mean 'paired'?"]),
+    ({"attack__group_size": -1}, ["attack.group_size=-1", "0 finds it out"]),
+    (
+        {"experiment": "membership", "train__ema_decay": 0.9},
+        ["train.ema_decay=0.9", "experiment='membership'"],
+    ),
+    (
+        {"experiment": "membership", "privacy__group_size": 4},
+        ["privacy.group_size=4", "experiment='membership'"],
+    ),
     ({"prvacy": 3}, ["'prvacy'"]),
 ]
 

@@ -340,3 +340,38 @@ def test_images_are_scaled_and_held_out(cache, tmp_path):
     held, kept = data.valid["image"], data.train["image"]
     assert 0 < len(held) < 20 and len(held) + len(kept) == 80
     assert data.tokenizer is None and data.vocab_size == 0 and data.groups["test"] == {}
+
+
+def write_location30(root, **arrays):
+    (root / "location30").mkdir(parents=True, exist_ok=True)
+    np.savez(root / "location30" / "location30.npz", **arrays)
+    return root
+
+
+def test_location30_keeps_every_person_once(cache, tmp_path):
+    rng = np.random.default_rng(0)
+    features = rng.integers(0, 2, (90, 12), dtype=np.uint8)
+    labels = rng.integers(0, 30, 90, dtype=np.uint8)
+    data = datasets.load(
+        "location30", data_dir=write_location30(tmp_path, x=features, y=labels)
+    )
+    parts = [data.train, data.valid, data.test]
+    found = np.concatenate([part["features"] for part in parts])
+    assert found.dtype == np.float32 and min(len(p["label"]) for p in parts) > 0
+    known = np.concatenate([part["label"] for part in parts])
+    rows = sorted(np.column_stack([known, found]).tolist())
+    assert rows == sorted(np.column_stack([labels, features]).tolist())
+    assert data.label_names == tuple(str(n) for n in range(30))
+
+
+BAD_LOCATION30 = {
+    "no labels": {"x": np.zeros((2, 3), np.uint8)},
+    "a label short": {"x": np.zeros((2, 3), np.uint8), "y": np.zeros(1, np.uint8)},
+}
+
+
+@pytest.mark.parametrize("arrays", BAD_LOCATION30.values(), ids=BAD_LOCATION30)
+def test_location30_that_is_malformed(cache, tmp_path, arrays):
+    root = write_location30(tmp_path, **arrays)
+    with pytest.raises(ValueError, match="location30.npz=.*does not hold x and y as"):
+        datasets.load("location30", data_dir=root)

@@ -51,6 +51,8 @@ SHA256 = {
         "a833df349bf96e939cb2de65a084d3a21cd64c4781a95551430453ac6892bb3b",
     "adult/test.csv.gz":
         "8b1e351af7a41f3745edeff5bf1aaf280319e11af13ee030b230d8ad83115396",
+    "location30/location30.npz":
+        "8efc52aad383b32c518457d08b8a4dc14d81bbaa81b12ad9618a70ac66936541",
 }
 # fmt: on
 
@@ -65,6 +67,7 @@ SIZES = {
     "digits": ((1469, 156, 172), 10, 0),
     "mnist": ((53907, 6093, 3000), 10, 0),
     "adult": ((29315, 3246, 16281), 2, 0),
+    "location30": ((4034, 479, 497), 30, 0),
 }
 PACKAGED = ("snips", "digits")
 LARGE = ("sst2", "mnist", "adult", "ag_news")  # preparing them takes 5 to 15 s each
@@ -137,7 +140,7 @@ def test_rows_of_the_large_sets(name):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["atis", "nlu_eval", "clinc150"])
+@pytest.mark.parametrize("name", ["atis", "nlu_eval", "clinc150", "location30"])
 def test_loaded_sets(cache, name):
     check_loaded(name)
 

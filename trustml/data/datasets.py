@@ -16,6 +16,7 @@ are found under `$TRUSTML_DATA` (layout: `trustml.data.sources`). Nothing is dow
 | digits | 1,469 / 156 / 172 | 10 | | grey images 8 x 8 |
 | mnist | 53,907 / 6,093 / 3,000 | 10 | | grey images 28 x 28 |
 | adult | 29,315 / 3,246 / 16,281 | 2 | | census rows: 91 features, 3 groups |
+| location30 | 4,034 / 479 / 497 | 30 | | check-ins of people: 446 features of 0 and 1 |
 
 Preparing a set takes some seconds once; see `trustml.data.builders` for the cache.
 

@@ -14,6 +14,7 @@ of TFDS, arrays or models. Files lie under `$TRUSTML_DATA/<folder>/`:
 | digits | inside scikit-learn | valid, test |
 | mnist | `mnist.npz`: x_train, y_train, x_test, y_test | valid |
 | adult | train, test `.csv.gz`, with a header line | valid |
+| location30 | `location30.npz`: x uint8[5010, 446], y uint8[5010] | valid, test |
 
 A split made here holds a tenth of train, chosen by a hash of each example's content
 (see `trustml.data.dataset`). Label and slot names of these published sets are taken
@@ -189,6 +190,25 @@ def _read_adult(folder: pathlib.Path):
     return out
 
 
+def _read_location30(folder: pathlib.Path):
+    path = folder / "location30.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            features, labels = arrays["x"].astype(np.float32), arrays["y"]
+            return {
+                "train": [
+                    {"features": row, "label": str(label)}
+                    for row, label in zip(features, labels, strict=True)
+                ]
+            }
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"location30.npz={str(path)!r} does not hold x and y as NumPy arrays, a "
+            f"row of features and a class for each person ({error}); copy the file "
+            "again."
+        ) from error
+
+
 def packaged_folder(source: Source) -> pathlib.Path:
     """Where files lie that come with a package: SNIPS with this, digits with sklearn.
 
@@ -321,6 +341,17 @@ def _make_sources():
         "Becker and Kohavi 1996, https://doi.org/10.24432/C5XW20",
         label_names=adult.LABEL_NAMES,
         make=("valid",),
+    )
+    yield Source(
+        "location30",
+        "location30",
+        ("location30.npz",),
+        _read_location30,
+        "github.com/privacytrustlab/datasets (dataset_location.tgz)",
+        "none stated; research use (from public Foursquare check-ins)",
+        "Shokri et al. 2017, arXiv:1610.05820",
+        label_names=tuple(str(label) for label in range(30)),
+        make=("valid", "test"),
     )
 
 

@@ -53,8 +53,8 @@ def slot_log_probs(prediction: Any) -> jax.Array:
     return getattr(prediction, "slots", prediction)
 
 
-def _real(example):
-    """Tokens that count: before `length`, and with a tag that is not negative."""
+def real_tokens(example: task.Example) -> jax.Array:
+    """Tokens that count: before `length`, with a tag that is not negative; bool[T]."""
     tags = example["slots"]
     positions = jnp.arange(tags.shape[0], dtype=jnp.int32)
     return (positions < example["length"]) & (tags >= 0)
@@ -65,7 +65,7 @@ def slot_cross_entropy(prediction: Any, example: task.Example) -> jax.Array:
 
     Tokens with a negative tag are left out (pieces of a word after its first).
     """
-    real = _real(example)
+    real = real_tokens(example)
     tags = jnp.where(real, example["slots"], 0)
     log_probs = slot_log_probs(prediction)
     picked = jnp.take_along_axis(log_probs, tags[:, None], axis=1)[:, 0]
@@ -83,14 +83,14 @@ def slot_accuracy(prediction: Any, example: task.Example) -> jax.Array:
 
     0 for an utterance without tagged tokens.
     """
-    real = _real(example)
+    real = real_tokens(example)
     right = jnp.sum(_right(prediction, example) & real).astype(jnp.float32)
     return right / jnp.maximum(jnp.sum(real), 1).astype(jnp.float32)
 
 
 def frame_accuracy(prediction: Joint, example: task.Example) -> jax.Array:
     """1 where the intent and every tag of an utterance are right, else 0; float32[]."""
-    slots = jnp.all(_right(prediction, example) | ~_real(example))
+    slots = jnp.all(_right(prediction, example) | ~real_tokens(example))
     return task.accuracy(prediction, example) * slots.astype(jnp.float32)
 
 

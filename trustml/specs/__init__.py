@@ -14,6 +14,7 @@ Example::
 from trustml.specs.privacy import PrivacySpec
 from trustml.specs.run import RunConfig
 from trustml.specs.sections import (
+    AttackSpec,
     BaselineSpec,
     DataSpec,
     ModelSpec,
@@ -23,6 +24,7 @@ from trustml.specs.sections import (
 )
 
 __all__ = [
+    "AttackSpec",
     "BaselineSpec",
     "DataSpec",
     "ModelSpec",

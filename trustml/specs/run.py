@@ -5,6 +5,7 @@ import dataclasses
 from trustml import _validate
 from trustml.specs.privacy import PrivacySpec
 from trustml.specs.sections import (
+    AttackSpec,
     BaselineSpec,
     DataSpec,
     ModelSpec,
@@ -13,7 +14,7 @@ from trustml.specs.sections import (
     TrainSpec,
 )
 
-EXPERIMENTS = ("train", "trust_report", "compare")
+EXPERIMENTS = ("train", "trust_report", "compare", "membership")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class RunConfig:
       train: see `TrainSpec`.
       report: see `ReportSpec`.
       baseline: see `BaselineSpec`.
+      attack: see `AttackSpec`.
     """
 
     experiment: str = "train"
@@ -41,6 +43,7 @@ class RunConfig:
     train: TrainSpec = dataclasses.field(default_factory=TrainSpec)
     report: ReportSpec = dataclasses.field(default_factory=ReportSpec)
     baseline: BaselineSpec = dataclasses.field(default_factory=BaselineSpec)
+    attack: AttackSpec = dataclasses.field(default_factory=AttackSpec)
 
     def __post_init__(self):
         _validate.one_of("experiment", self.experiment, EXPERIMENTS)
@@ -66,6 +69,8 @@ class RunConfig:
             self._check_adam_bc()
         if self.experiment == "compare":
             self._check_compare()
+        if self.experiment == "membership":
+            self._check_membership()
         if self.model.cache_features:
             self._check_cache()
         if self.experiment == "trust_report":
@@ -129,6 +134,19 @@ class RunConfig:
             bound = "must be given, so that both have the same noise"
             cure = "set it and leave privacy.epsilon=None"
             _validate.fail("privacy.noise_multiplier", None, bound, cure)
+
+    def _check_membership(self):
+        privacy = self.privacy
+        idle = {
+            "train.ema_decay": self.train.ema_decay,
+            "train.eval_every": self.train.eval_every,
+            "train.physical_batch_size": self.train.physical_batch_size,
+            "privacy.group_size": privacy.enabled and privacy.group_size,
+        }
+        for field, value in idle.items():
+            if value:
+                bound = "has no effect on experiment='membership'"
+                _validate.fail(field, value, bound, "set it to 0")
 
     def _check_cache(self):
         chosen = self.privacy.trainable

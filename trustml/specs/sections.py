@@ -6,7 +6,7 @@ from trustml import _validate
 
 DATASETS = (
     *("snips", "atis", "nlu_eval", "ag_news", "sst2", "clinc150"),
-    *("digits", "mnist", "adult", "file"),
+    *("digits", "mnist", "adult", "location30", "file"),
 )
 VOCABULARIES = ("hashed", "train", "pretrained")
 MODELS = ("bag", "mlp", "cnn", "bilstm", "transformer", "bert")
@@ -20,6 +20,7 @@ OPTIMIZERS = (
 SCHEDULES = ("constant", "cosine", "linear")
 AUGMENTATIONS = ("shift", "shift_flip", "word_dropout")
 BACKENDS = ("shard_map", "pmap")
+DESIGNS = ("paired", "independent")
 
 _POOLINGS_OF = {
     "bag": ("mean", "sqrtn"),
@@ -299,6 +300,33 @@ class ReportSpec:
         )
         _validate.in_open_interval("report.level", self.level, 0, 1, "0.95 is usual")
         _validate.integer_at_least("report.timing_rounds", self.timing_rounds, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttackSpec:
+    """The shadow models of experiment 'membership'; see `trustml.attacks`.
+
+    Attributes:
+      num_models: M, each of them a target as well; even for design 'paired'.
+      design: one of `DESIGNS`, which model is trained on which examples.
+      group_size: models trained at once on one device; 0 = found out at the start, by
+        time on CPUs and by memory on accelerators.
+    """
+
+    num_models: int = 64
+    design: str = "paired"
+    group_size: int = 0
+
+    def __post_init__(self):
+        cure = "64 is usual; every model needs one without its examples"
+        _validate.integer_at_least("attack.num_models", self.num_models, 2, cure)
+        _validate.one_of("attack.design", self.design, DESIGNS)
+        if self.design == "paired" and self.num_models % 2:
+            cure = f"take {self.num_models + 1}, or attack.design='independent'"
+            bound = "must be even for attack.design='paired'"
+            _validate.fail("attack.num_models", self.num_models, bound, cure)
+        cure = "0 finds it out"
+        _validate.integer_at_least("attack.group_size", self.group_size, 0, cure)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
