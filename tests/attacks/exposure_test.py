@@ -44,10 +44,19 @@ def test_extrapolated_is_near_exact(shape):
     for rank in (10, 100, 1000, 9000):
         secret = int(order[rank - 1])
         both = (
-            exposure.extrapolated(float(losses[secret]), sample),
+            exposure.extrapolated(
+                float(losses[secret]), sample, candidates=losses.size
+            ),
             exposure.exact(losses, secret).bits,
         )
         assert abs(both[0] - both[1]) < 1.0, (rank, both)
+
+
+def test_extrapolated_ends_at_the_ceiling():
+    """Also for losses more skewed than a skew-normal can be, far below their least."""
+    losses = np.random.default_rng(0).exponential(size=1000) ** 2
+    assert exposure.extrapolated(-5.0, losses, candidates=2**13) == 13.0
+    assert exposure.extrapolated(1e3, losses, candidates=2**13) == 0.0
 
 
 def test_tail_against_scipy_and_far_out():
@@ -108,8 +117,8 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="secret=2 must be < R = 2"):
         exposure.exact([0.0, 1.0], 2)
     with pytest.raises(ValueError, match="must be one-dimensional, >= 1000"):
-        exposure.extrapolated(0.0, np.zeros(10))
+        exposure.extrapolated(0.0, np.zeros(10), candidates=9)
     with pytest.raises(ValueError, match="is a spread too small"):
-        exposure.extrapolated(0.0, np.ones(1000))
+        exposure.extrapolated(0.0, np.ones(1000), candidates=9)
     with pytest.raises(ValueError, match=r"must lie in \(0, 1\]"):
         exposure.fisher([0.0])

@@ -8,7 +8,7 @@ If the secret was drawn uniformly and independently of training, its rank is uni
 over the codes, so p is an exact p-value, Pr[exposure >= b] <= 2^-b, and the median
 exposure of a model that never saw the secret is 1 bit, not 0. Where |R| is too large to
 score, `extrapolated` fits a skew-normal to the losses of random codes and gives
--log2 F(L(s)) (Carlini et al. 2019), an estimate that rests on the fit.
+-log2 F(L(s)), cut at log2 |R| (Carlini et al. 2019): an estimate that rests on the fit.
 
 An exposure is worth what its controls are worth: `summarise` takes, seed by seed, the
 same model without the canary (`absent`) and the same model asked for another code
@@ -34,6 +34,7 @@ from scipy import optimize, special, stats
 from trustml import _validate
 
 MIN_RANDOM = 1000
+_MAX_SHAPE = 20.0
 
 
 class Exposure(NamedTuple):
@@ -139,29 +140,36 @@ def in_top(losses_R: npt.ArrayLike, secret: int, k: int) -> bool:
     return exact(losses_R, secret).worst_rank <= k
 
 
-def extrapolated(secret_loss: float, random_losses: npt.ArrayLike) -> float:
-    """-log2 F(L(s)) with F a skew-normal fitted to the losses of random codes.
+def extrapolated(
+    secret_loss: float, random_losses: npt.ArrayLike, *, candidates: int
+) -> float:
+    """min(-log2 F(L(s)), log2 R), F a skew-normal fitted to losses of random codes.
 
-    Fitted by maximum likelihood from the method of moments. The tail is computed in
-    logs, so that 2^-40 is no problem; whether it is true is another matter.
+    Fitted by maximum likelihood from the method of moments, its tail computed in logs.
+    The shape is held within +-20: losses more skewed than any skew-normal would send it
+    to infinity, and F to 0 below their smallest. Of R codes one cannot stand out by
+    more than log2 R bits, whatever the fit says.
 
     Args:
       secret_loss: L(s).
       random_losses: of at least 1,000 codes drawn uniformly.
+      candidates: R >= 2, the number of all codes.
 
     Returns:
-      Bits, >= 0.
+      Bits, from 0 to log2 R.
 
     Raises:
       ValueError: with fewer than 1,000 losses, equal ones only, or a NaN.
     """
     losses = _losses("random_losses", random_losses, MIN_RANDOM)
     secret_loss = _validate.finite("secret_loss", secret_loss)
+    candidates = _validate.integer_at_least("candidates", candidates, 2)
     spread = losses.std()
     if not np.isfinite(spread) or spread <= 1e-9 * max(1.0, abs(losses.mean())):
         _validate.fail("random_losses", float(spread), "is a spread too small to fit")
     z, shape = _fit((losses - losses.mean()) / spread, secret_loss, losses, spread)
-    return max(0.0, -_log_cdf(z, shape) / np.log(2))
+    bits = -_log_cdf(z, shape) / float(np.log(2))
+    return min(max(0.0, bits), float(np.log2(candidates)))
 
 
 def recovery(guess: npt.ArrayLike, secret: npt.ArrayLike, alphabet: int) -> Recovery:
@@ -269,6 +277,8 @@ def _fit(x: np.ndarray, secret_loss: float, losses: np.ndarray, spread: float):
     start.append(delta / np.sqrt(1 - delta**2))
 
     def cost(theta):
+        if abs(theta[2]) > _MAX_SHAPE:
+            return np.inf
         t = (x - theta[0]) * np.exp(-theta[1])
         return np.mean(t**2 / 2 - special.log_ndtr(theta[2] * t)) + theta[1]
 

@@ -129,14 +129,17 @@ def test_exposure_grows_with_copies():
             losses = np.asarray(score(params, target, codes))
             found = attack(params, target, jax.random.key(1000 + seed))
         guess = predict(params, jax.tree.map(jnp.asarray, test))
-        accuracy = (np.argmax(guess.label, -1) == test["label"]).mean(axis=1)
+        right = np.argmax(np.asarray(guess.label), -1) == test["label"]
+        accuracy = right.mean(axis=1)
         print(f"seed {seed}: intent accuracy {np.round(accuracy, 3)}", flush=True)
         own, fresh = (canary.index(pattern, s.code) for s in (secret, other))
         sample = np.random.default_rng(seed).choice(len(codes), 1000)
         for m, k in enumerate(COPIES):
             table["true"][k].append(exposure.exact(losses[m], own))
             table["decoy"][k].append(exposure.exact(losses[m], fresh))
-            skew = exposure.extrapolated(float(losses[m, own]), losses[m, sample])
+            skew = exposure.extrapolated(
+                float(losses[m, own]), losses[m, sample], candidates=len(codes)
+            )
             table["skew"][k].append(skew)
             for name, code in (
                 ("exhaustive", codes[np.argmin(losses[m])]),

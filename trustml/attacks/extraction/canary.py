@@ -3,7 +3,9 @@
 A pattern is a row of token ids with -1 at the L unknown positions, and an alphabet of A
 tokens for each of them: A^L codes. Ids come from the caller, since what is one token
 depends on the tokenizer. Two words of an alphabet that share an id, as they may in a
-hashed vocabulary, are one and the same to the model: such an alphabet is refused.
+hashed vocabulary, are one and the same to the model: such an alphabet is refused. That
+a token shares its id with a word of the data cannot be seen here; it moves the rank of
+codes with and without the canary alike, which is one reason for the controls.
 
 Code, label and the tags of the code are drawn at random for every seed. A code of the
 attacker's choice, or digits that always wear one tag, would be ranked by what the model
