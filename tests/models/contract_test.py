@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from trustml.models import bag, bert, bilstm, cnn, mlp, tagging, transformer
+from trustml.models import bag, bert, bilstm, cnn, gru, mlp, tagging, transformer
 
 GOLDEN = pathlib.Path(__file__).resolve().parent / "golden"
 VOCAB, CLASSES, SLOTS, T = 40, 3, 5, 6
@@ -25,6 +25,9 @@ TASKS = {
         VOCAB, CLASSES, width=8, hidden=(8,), bigrams=16, dropout=dropout
     ),
     "bilstm": lambda dropout=0.0: bilstm.task(
+        VOCAB, CLASSES, SLOTS, width=8, hidden=6, dropout=dropout
+    ),
+    "gru": lambda dropout=0.0: gru.task(
         VOCAB, CLASSES, SLOTS, width=8, hidden=6, dropout=dropout
     ),
     "classifier": lambda dropout=0.0: transformer.classifier(
@@ -143,7 +146,7 @@ def test_loss_is_the_negative_log_probability_of_the_truth(case):
     prediction = case.out["prediction"]
     label = np.asarray(getattr(prediction, "label", prediction))
     expected = -label[np.arange(10), case.batch["label"]]
-    if case.name == "tagger":
+    if case.name in ("gru", "tagger"):
         for i, length in enumerate(case.batch["length"]):
             tags = np.asarray(case.batch["slots"])[i, :length]
             picked = np.asarray(prediction.slots)[i, np.arange(length), tags]
@@ -242,7 +245,7 @@ def test_dropout_follows_its_key():
 
 def test_joint_models_predict_both_parts(case):
     joint = isinstance(case.out["prediction"], tagging.Joint)
-    assert joint == (case.name in ("bilstm", "tagger"))
+    assert joint == (case.name in ("bilstm", "gru", "tagger"))
     if joint:
         assert case.out["prediction"].label.shape == (10, CLASSES)
         assert case.out["prediction"].slots.shape == (10, T + 2, SLOTS)
