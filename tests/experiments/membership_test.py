@@ -1,5 +1,6 @@
 """Experiment `membership`: whole small runs, and the engine's time on Location-30."""
 
+import json
 import time
 
 import jax
@@ -38,7 +39,8 @@ def make_config(tmp_path, **changes):
 def test_a_run_from_end_to_end(tmp_path, capsys):
     config = make_config(tmp_path)
     path = membership.run(config, tmp_path / "out")
-    kept = shadows.load(path)
+    assert path.name == "report.html" and "Student-t" in path.read_text()
+    kept = shadows.load(tmp_path / "out" / "non-private" / "signals.npz")
     found = kept.signals
     assert kept.epsilon is None and kept.delta is None
     assert found.margin.shape == (4, 60, 1) and found.valid.all()
@@ -49,7 +51,12 @@ def test_a_run_from_end_to_end(tmp_path, capsys):
     splits = (data.train, data.valid, data.test)
     labels = np.concatenate([split["label"] for split in splits])
     np.testing.assert_array_equal(found.label, labels)
-    assert "4 models on 60 examples" in capsys.readouterr().out
+    numbers = json.loads((tmp_path / "out" / "report.json").read_text())
+    (leak,) = numbers["leaks"]
+    assert leak["n_models"] == 4 and set(leak["attacks"]) == {"2"}
+    assert 0 <= leak["attacks"]["2"]["Student-t"]["auc"]["value"] <= 1
+    assert set(leak["learned"]) == {"quantile regression", "Shokri"}
+    assert "Student-t with 2 models" in capsys.readouterr().out
     assert membership.run(config, tmp_path / "out") == path
     assert "finished already" in capsys.readouterr().out
 
@@ -65,7 +72,7 @@ def test_private_models_bring_their_epsilon(tmp_path, capsys):
     config = make_config(tmp_path, **private)
     attack = membership.prepare(config, build.dataset(config))
     assert attack.plan.sampler.num_examples == 30 and attack.plan.steps == 6
-    kept = membership.collect(config, attack, tmp_path / "out", quiet=True)
+    kept, _ = membership.collect(config, attack, tmp_path / "out", quiet=True)
     assert kept.epsilon == pytest.approx(attack.plan.epsilon())
     assert kept.delta == config.privacy.delta
     shadows.save(tmp_path / "s.npz", kept)

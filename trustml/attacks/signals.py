@@ -123,17 +123,25 @@ def of(task: task_lib.Task, *, classes: bool = True, chunk: int = 512) -> Score:
         prediction = task.predict(params, example)
         return (_heads if classes else loss_of)(prediction, example)
 
-    def of_model(params, rows):
-        return jax.lax.map(lambda batch: jax.vmap(one, (None, 0))(params, batch), rows)
+    return lambda params, columns: _over(one, params, columns, chunk)
 
-    def score(params, columns):
-        size = min(chunk, len(next(iter(columns.values()))))
-        rows = {name: _chunks(jnp.asarray(x), size) for name, x in columns.items()}
-        length = len(next(iter(columns.values())))
-        parts = jax.vmap(of_model, (0, None))(params, rows)
-        return tuple(x.reshape(x.shape[0], -1, x.shape[-1])[:, :length] for x in parts)
 
-    return score
+def posteriors(task: task_lib.Task, *, chunk: int = 512) -> Callable[[Any, Any], Any]:
+    """What `shokri` reads: log-probabilities of all classes of the label.
+
+    Returns:
+      fn(params, columns) -> float32[M, n, C]; params and columns as of `of`. Pure.
+
+    Raises:
+      ValueError: when built, if `chunk` is not a positive integer.
+    """
+    chunk = _validate.integer_at_least("chunk", chunk, 1, "512 is usual")
+
+    def one(params, example):
+        prediction = task_lib.label_log_probs(task.predict(params, example))
+        return (prediction.astype(jnp.float32),)
+
+    return lambda params, columns: _over(one, params, columns, chunk)[0]
 
 
 def assemble(
@@ -190,6 +198,19 @@ def assemble(
         valid=finite.all(axis=0),
         fingerprint=fingerprint,
     )
+
+
+def _over(one, params, columns, chunk: int):
+    """`one(params, example)` -> arrays [F], of M models and all examples: [M, n, F]."""
+
+    def of_model(params, rows):
+        return jax.lax.map(lambda batch: jax.vmap(one, (None, 0))(params, batch), rows)
+
+    length = len(next(iter(columns.values())))
+    size = min(chunk, length)
+    rows = {name: _chunks(jnp.asarray(x), size) for name, x in columns.items()}
+    parts = jax.vmap(of_model, (0, None))(params, rows)
+    return tuple(x.reshape(x.shape[0], -1, x.shape[-1])[:, :length] for x in parts)
 
 
 def _heads(prediction, example):

@@ -16,8 +16,8 @@ the threshold comes from is the `strategy`:
 | `split` | the best one on a random half | the same, on the other half |
 
 The best of many thresholds with limits that hold at one of them is no bound: on scores
-that say nothing it exceeds 0 in 8% of audits at alpha = 0.05, and in 40% at 0.2. There
-is no such option.
+that say nothing it exceeds 0 in 6% of audits at alpha = 0.05, and in 43% at 0.2
+(`tests/audit/coverage_test.py`). There is no such option.
 
 Independent scores: given which are in, the scores of different canaries are independent
 draws, those of canaries in with one law and those of canaries out with another. True of

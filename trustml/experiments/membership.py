@@ -1,18 +1,21 @@
-"""Experiment `membership`: shadow models of a data set, and what they say of it.
+"""Experiment `membership`: shadow models of a data set, and what gives it away.
 
-    design -> shadow models -> signals -> signals.npz (-> scores -> report)
+    design -> shadow models -> signals.npz -> attacks -> report
 
 All examples of the data set, whatever its splits, are one pool; the design decides
 which model is trained on which of them, and every model is tested, and attacked, on the
 examples that it was not trained on. With `privacy.enabled` each model is one run of the
-plan made for its training set, whose epsilon is kept beside the signals.
+plan made for its training set, whose epsilon is kept beside the signals. With
+`attack.epsilons` one set of models is trained without privacy and one at each budget.
 
 Example::
 
-    path = membership.run(config.from_config_dict(cfg), pathlib.Path('runs/a'))
-    kept = shadows.load(path)                  # kept.signals, kept.epsilon, kept.delta
+    page = membership.run(config.from_config_dict(cfg), pathlib.Path('runs/a'))
+    kept = shadows.load(pathlib.Path('runs/a/non-private/signals.npz'))
+    kept.signals, kept.epsilon, kept.delta
 """
 
+import dataclasses
 import hashlib
 import inspect
 import pathlib
@@ -27,7 +30,15 @@ from trustml import parallel, rng, specs
 from trustml import task as task_lib
 from trustml.attacks import designs, shadows, signals
 from trustml.data import batches, datasets
-from trustml.experiments import build
+from trustml.experiments import (
+    build,
+    describe,
+    finished,
+    leaks,
+    membership_page,
+    train,
+    trust_report,
+)
 from trustml.experiments import shadows as driver
 from trustml.privacy import plan as plan_lib
 
@@ -57,23 +68,69 @@ class Attack(NamedTuple):
 
 
 def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
-    """Trains the shadow models and keeps their signals; resumes what `workdir` holds.
+    """Trains shadow models, attacks them and writes the report.
 
     Returns:
-      The path of signals.npz.
+      The path of report.html.
     """
-    attack = prepare(config, build.encoded(config, build.dataset(config)))
-    path = workdir / "signals.npz"
-    if path.exists():
-        kept = driver.load(path)
-        if kept.signals.fingerprint == attack.fingerprint:
-            print(f"finished already; signals: {path}")
-            return path
-    kept = collect(config, attack, workdir)
-    driver.save(path, kept)
-    # Scores of `kept.signals` and the report on them join here.
-    _say(kept, path)
+    if page := finished.page(config, workdir):
+        return page
+    data = build.encoded(config, build.dataset(config))
+    ways = variants(config)
+    attacks = {name: prepare(variant, data) for name, variant in ways.items()}
+    found = []
+    for name, attack in attacks.items():
+        kept, posterior = signals_of(ways[name], attack, workdir / name)
+        found.append(
+            leaks.measure(
+                name,
+                kept,
+                attack.columns,
+                posterior,
+                budgets=config.attack.references,
+                learned_targets=config.attack.learned_targets,
+                label_names=data.label_names,
+                level=config.report.level,
+            )
+        )
+        best = max(found[-1].attacks)
+        auc = found[-1].attacks[best][leaks.HEADLINE].auc
+        print(f"{name:>11}  {leaks.HEADLINE} with {best} models: AUC {auc.value:.3f}")
+    attack = next(iter(attacks.values()))
+    shapes = jax.eval_shape(attack.task.init, jax.random.key(0))
+    title = f"Who was in the training data? {config.model.name} on {data.name}"
+    frame = describe.frame(title, config, data, attack.task, shapes)
+    path = membership_page.write(workdir, frame, found)
+    print(f"report: {path}")
     return path
+
+
+def variants(config: specs.RunConfig) -> dict[str, specs.RunConfig]:
+    """Name -> config of each set of models, without privacy first."""
+    if not config.attack.epsilons:
+        return {train.run_name(config): config}
+    made = {"non-private": trust_report.baseline_of(config)}
+    for epsilon in sorted(config.attack.epsilons, reverse=True):
+        privacy = dataclasses.replace(config.privacy, epsilon=epsilon)
+        variant = dataclasses.replace(
+            config,
+            privacy=privacy,
+            attack=dataclasses.replace(config.attack, epsilons=()),
+        )
+        made[train.run_name(variant)] = variant
+    return made
+
+
+def signals_of(
+    config: specs.RunConfig, attack: Attack, workdir: pathlib.Path
+) -> tuple[driver.Kept, np.ndarray]:
+    """Signals and posteriors of one set of models, trained where `workdir` lacks any.
+
+    They are kept as signals.npz and, group by group, in the directory `shadows`.
+    """
+    kept, posterior = collect(config, attack, workdir)
+    driver.save(workdir / "signals.npz", kept)
+    return kept, posterior
 
 
 def prepare(config: specs.RunConfig, data: datasets.Dataset) -> Attack:
@@ -127,11 +184,15 @@ def prepare(config: specs.RunConfig, data: datasets.Dataset) -> Attack:
 
 def collect(
     config: specs.RunConfig, attack: Attack, workdir: pathlib.Path, quiet: bool = False
-) -> driver.Kept:
-    """Trains what `workdir` lacks and returns the signals of all models."""
-    margin, log_prob = driver.run(
+) -> tuple[driver.Kept, np.ndarray]:
+    """Trains what `workdir` lacks; the signals and posteriors of all models."""
+    score, posterior_of = signals.of(attack.task), signals.posteriors(attack.task)
+    margin, log_prob, posterior = driver.run(
         attack.make_train,
-        signals.of(attack.task),
+        lambda params, columns: (
+            *score(params, columns),
+            posterior_of(params, columns),
+        ),
         attack.columns,
         attack.own,
         workdir=workdir,
@@ -150,8 +211,8 @@ def collect(
         fingerprint=attack.fingerprint,
     )
     if attack.plan is None:
-        return driver.Kept(found)
-    return driver.Kept(found, attack.plan.epsilon(), attack.plan.delta)
+        return driver.Kept(found), posterior
+    return driver.Kept(found, attack.plan.epsilon(), attack.plan.delta), posterior
 
 
 def pool(data: datasets.Dataset) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
@@ -178,18 +239,3 @@ def fingerprint(
     parts.append("" if plan is None else plan.digest)
     parts += [inspect.getsource(module) for module in (shadows, signals, task_lib)]
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
-
-
-def _say(kept: driver.Kept, path: pathlib.Path) -> None:
-    found = kept.signals
-    invalid = int(np.sum(~found.valid))
-    member = np.broadcast_to(found.member[:, :, None], found.margin.shape)
-    use = np.isfinite(found.margin)
-    means = [float(found.margin[use & side].mean()) for side in (member, ~member)]
-    print(
-        f"{len(found.pair)} models on {len(found.valid)} examples; mean margin of "
-        f"members {means[0]:.2f}, of others {means[1]:.2f}; {invalid} examples without "
-        "a finite signal"
-        + ("" if kept.epsilon is None else f"; each model has epsilon={kept.epsilon:g}")
-        + f"; signals: {path}"
-    )

@@ -36,6 +36,9 @@ _WORTH = 0.95  # a doubling has to take less than this share of the time per mod
 _MEMORY = 0.8  # share of an accelerator's memory that a group may take
 
 
+Score = Callable[[Any, Any], tuple[Any, ...]]
+
+
 class Kept(NamedTuple):
     """Signals and the guarantee that each of their models was trained under.
 
@@ -52,7 +55,7 @@ class Kept(NamedTuple):
 
 def run(
     make_train: Callable[[int | None], shadows.Train],
-    score: signals.Score,
+    score: Score,
     columns: shadows.Columns,
     own: shadows.Inputs,
     *,
@@ -62,12 +65,13 @@ def run(
     devices: Sequence[jax.Device] | None = None,
     backend: str = "shard_map",
     quiet: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     """Trains M models and asks each about every example; resumes what `workdir` holds.
 
     Args:
       make_train: number of steps (None: all of them) -> training of one model.
-      score: (params of a group, columns) -> (margin, log_prob), of `signals.of`.
+      score: (params of a group, columns) -> arrays [G, n, ...], the margin first;
+        `signals.of`, for one.
       columns: name -> [n, ...], all examples.
       own: of M models.
       workdir: groups are kept in its directory `shadows`.
@@ -80,7 +84,7 @@ def run(
       quiet: write files only.
 
     Returns:
-      margin and log_prob, float32[M, n, Q].
+      The arrays of `score` for all models, [M, n, ...].
 
     Raises:
       ValueError: if two models share a key or a root, or whatever the engine refuses.
@@ -98,9 +102,10 @@ def run(
         name="shadow models",
     ) as out:
 
-        def keep(models, margin, log_prob):
-            _write(folder, fingerprint, models, margin, log_prob)
-            kept.update(zip(models, zip(margin, log_prob, strict=True), strict=True))
+        def keep(models, parts):
+            _write(folder, fingerprint, models, parts)
+            kept.update(zip(models, zip(*parts, strict=True), strict=True))
+            margin = parts[0]
             finite = margin[np.isfinite(margin)]
             mean = float(finite.mean()) if finite.size else None
             out.write(len(kept), {"nonprivate/mean_margin": mean})
@@ -128,11 +133,11 @@ def run(
                 out.say(f"{size} models at once do not fit into memory; halved.")
                 train_rest(size // 2)
     ordered = [kept[m] for m in range(count)]
-    return np.stack([m for m, _ in ordered]), np.stack([p for _, p in ordered])
+    return tuple(np.stack(parts) for parts in zip(*ordered, strict=True))
 
 
 def group_of(train: shadows.Train, score: signals.Score):
-    """(columns, own [G, ...]) -> (margin, log_prob): a group's training and scores."""
+    """(columns, own [G, ...]) -> arrays [G, n, ...]: a group's training and scores."""
 
     def group(columns, own):
         return score(jax.vmap(train, (None, 0))(columns, own), columns)
@@ -142,7 +147,7 @@ def group_of(train: shadows.Train, score: signals.Score):
 
 def choose_group_size(
     make_train: Callable[[int | None], shadows.Train],
-    score: signals.Score,
+    score: Score,
     columns: shadows.Columns,
     own: shadows.Inputs,
     devices: Sequence[jax.Device],
@@ -261,8 +266,8 @@ def _train(program, columns, own, left, size, keep) -> None:
         if compiled is None:
             compiled = jax.jit(program).lower(columns, some).compile()
         parts = jax.device_get(compiled(columns, some))
-        margin, log_prob = (x[: group.count] for x in parts)
-        keep(group.models[: group.count].tolist(), margin, log_prob)
+        real = [x[: group.count] for x in parts]
+        keep(group.models[: group.count].tolist(), real)
 
 
 def _bytes(compiled) -> float:
@@ -271,10 +276,11 @@ def _bytes(compiled) -> float:
     return float(sum(getattr(found, f"{name}_size_in_bytes") for name in names))
 
 
-def _write(folder, fingerprint, models, margin, log_prob) -> None:
+def _write(folder, fingerprint, models, parts) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"models_{models[0]:05d}_{len(models)}.npz"
-    arrays = {"models": np.asarray(models), "margin": margin, "log_prob": log_prob}
+    arrays = {"models": np.asarray(models)}
+    arrays |= {f"part_{i}": part for i, part in enumerate(parts)}
     _replace(path, arrays | {"fingerprint": fingerprint})
 
 
@@ -286,7 +292,8 @@ def _read(folder: pathlib.Path, fingerprint: str) -> tuple[dict[int, Any], int, 
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 fits = str(arrays["fingerprint"]) == fingerprint
                 models = arrays["models"].tolist()
-                rows = zip(arrays["margin"], arrays["log_prob"], strict=True)
+                names = sorted(name for name in arrays if name.startswith("part_"))
+                rows = zip(*(arrays[name] for name in names), strict=True)
                 found = dict(zip(models, rows, strict=True))
         except (KeyError, ValueError, EOFError, zipfile.BadZipFile):
             fits, found = False, {}

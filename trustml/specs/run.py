@@ -75,7 +75,7 @@ class RunConfig:
             self._check_cache()
         if self.experiment == "trust_report":
             self._check_trust_report()
-        elif self.privacy.enabled:
+        elif self.privacy.enabled and not self._has_attacked_budgets():
             if self.privacy.epsilon is None and self.privacy.noise_multiplier is None:
                 bound = "and privacy.noise_multiplier=None leave the noise open"
                 cure = "set exactly one, or privacy.enabled=False"
@@ -135,8 +135,20 @@ class RunConfig:
             cure = "set it and leave privacy.epsilon=None"
             _validate.fail("privacy.noise_multiplier", None, bound, cure)
 
+    def _has_attacked_budgets(self) -> bool:
+        return self.experiment == "membership" and bool(self.attack.epsilons)
+
     def _check_membership(self):
         privacy = self.privacy
+        if self.attack.epsilons:
+            cure = "set attack.epsilons=() to attack one set of models"
+            bound = f"contradicts attack.epsilons={self.attack.epsilons}"
+            if not privacy.enabled:
+                _validate.fail("privacy.enabled", False, bound, cure)
+            for field in ("epsilon", "noise_multiplier"):
+                value = getattr(privacy, field)
+                if value is not None:
+                    _validate.fail(f"privacy.{field}", value, bound, cure)
         idle = {
             "train.ema_decay": self.train.ema_decay,
             "train.eval_every": self.train.eval_every,

@@ -311,11 +311,20 @@ class AttackSpec:
       design: one of `DESIGNS`, which model is trained on which examples.
       group_size: models trained at once on one device; 0 = found out at the start, by
         time on CPUs and by memory on accelerators.
+      references: budgets of reference models that the attacks are measured with, beside
+        all there are.
+      learned_targets: targets that the attacks which train networks of their own
+        (quantile regression, Shokri) are run on; 0 leaves them out.
+      epsilons: budgets of privacy that are attacked beside models without privacy; ()
+        attacks one set of models, private or not as `privacy` says.
     """
 
     num_models: int = 64
     design: str = "paired"
     group_size: int = 0
+    references: tuple[int, ...] = (4, 16)
+    learned_targets: int = 4
+    epsilons: tuple[float, ...] = ()
 
     def __post_init__(self):
         cure = "64 is usual; every model needs one without its examples"
@@ -327,6 +336,16 @@ class AttackSpec:
             _validate.fail("attack.num_models", self.num_models, bound, cure)
         cure = "0 finds it out"
         _validate.integer_at_least("attack.group_size", self.group_size, 0, cure)
+        for budget in self.references:
+            _validate.integer_at_least("attack.references", budget, 2, "4 is few")
+        cure = "0 leaves these attacks out"
+        field = "attack.learned_targets"
+        _validate.integer_at_least(field, self.learned_targets, 0, cure)
+        for epsilon in self.epsilons:
+            _validate.positive("attack.epsilons", epsilon, "give positive budgets")
+        if len(set(self.epsilons)) < len(self.epsilons):
+            bound = "repeats a budget"
+            _validate.fail("attack.epsilons", self.epsilons, bound, "name each once")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
