@@ -214,14 +214,11 @@ def gradient_fn(
         )
     head = task.head
     columns = {name: jnp.asarray(column) for name, column in template.items()}
-    positions = jnp.arange(columns["tokens"].shape[1])
-    real = positions[None, :] < columns["length"][:, None]
 
     def loss(params, x, soft_labels):
         if inputs == "tokens":
             rows = table(params)
             x = jnp.einsum("btv,vd->btd", jax.nn.softmax(x), rows)
-        x = jnp.where(real[:, :, None], x, 0.0)
         predictions = jax.vmap(head, (None, 0, 0))(params, x, columns)
         return jnp.mean(jax.vmap(soft_loss)(predictions, soft_labels))
 
