@@ -50,6 +50,17 @@ def test_difficulty_is_taken_out(head):
     assert area > (0.83 if head == "gaussian" else 0.78)
 
 
+def test_the_gaussian_head_knows_the_spread():
+    x, margin, member = _world()
+    fitted, parts = _fitted("gaussian")
+    rows = parts.evaluate[~member[parts.evaluate]]
+    value = np.asarray(quantile.score(fitted, x[rows], margin[rows]).value)
+    wide = np.abs(x[rows, 1]) > 1
+    # s.e. of a deviation of 300 values: .04, and as much for the fit.
+    assert value[wide].std() == pytest.approx(1.0, abs=0.17)
+    assert value[~wide].std() == pytest.approx(1.0, abs=0.17)
+
+
 def test_pinball_is_the_quantile():
     x, margin, member = _world()
     fitted, parts = _fitted("pinball")
@@ -83,6 +94,8 @@ def test_the_parts_are_disjoint_and_nothing_learnt_is_scored():
     np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(500))
     assert not member[parts.fit].any() and not member[parts.validate].any()
     assert member[parts.evaluate].sum() == member.sum()
+    assert (~member[parts.evaluate]).sum() == round(0.4 * (~member).sum())
+    assert parts.validate.size < parts.fit.size
 
 
 def test_what_is_not_finite_is_not_valid():

@@ -11,12 +11,12 @@ C = 4
 
 
 def _world(effect, models=6, n=600, seed=0):
-    """Log-probabilities [M, n, C]; members are surer, by an amount of their class."""
+    """Log-probabilities [M, n, C]; members of class 0 are less sure, others surer."""
     rng = np.random.default_rng(seed)
     member, pair = worlds.paired(models, n, seed)
     label = rng.integers(0, C, size=n)
     logits = rng.normal(size=(models, n, C))
-    lift = effect * np.array([0.0, 1.0, 2.0, 3.0])[label]
+    lift = effect * np.array([-2.0, 1.0, 2.0, 3.0])[label]
     logits[:, np.arange(n), label] += 1.0 + lift * member
     log_probs = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
     return log_probs.astype(np.float32), member, pair, label
@@ -42,9 +42,8 @@ def test_members_are_found_class_by_class():
         metrics.auc(value[member & (label == c)], value[~member & (label == c)]).value
         for c in range(C)
     ]
-    # Two classes of 75 + 75: s.e. .047. The best on log p_y alone is .5 .76 .92 .98.
-    assert areas[0] == pytest.approx(0.5, abs=3 * 0.047)
-    assert areas[1] > 0.6 and areas[2] > 0.8 and areas[3] > 0.9
+    # 75 + 75 a class: s.e. at most .047. A shared classifier cannot see class 0.
+    assert areas[0] > 0.7 and areas[1] > 0.6 and areas[2] > 0.8 and areas[3] > 0.9
     fixed = metrics.at_threshold(value[member], value[~member], float(fitted.threshold))
     assert fixed.balanced_accuracy > 0.65
     best = metrics.balanced_accuracy(value[member], value[~member])
