@@ -141,19 +141,28 @@ def _cell(measured: targets.Measured, fpr: float) -> str:
 
 def _rows(found: Mapping[str, targets.Measured], models: str) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    for name, measured in found.items():
-        threat = closed_form.THREATS.get(name)
+    order = [*closed_form.THREATS, *found]
+    for name in sorted(found, key=order.index):
+        measured = found[name]
         auc = measured.auc
         rows.append(
             (
                 name,
-                models if threat is None or threat.references != "none" else "0",
-                "learnt" if threat is None else threat.references,
+                "0" if _has(name) == "none" else models,
+                _has(name),
                 figures.heading(auc.value, auc.lo, auc.hi),
                 *(_cell(measured, fpr) for fpr in (0.1, 0.01, 0.001)),
             )
         )
     return rows
+
+
+def _has(name: str) -> str:
+    """Reference models of an attack, as in its threat model."""
+    threat = closed_form.THREATS.get(name)
+    if threat is not None:
+        return threat.references
+    return "IN+OUT" if name == "Shokri" else "none"
 
 
 _HEAD = (
@@ -216,7 +225,7 @@ def _classes(leak: Leak) -> str:
         if one.n_members and one.n_nonmembers
     ]
     head = ("class", "members", "found", "others", "wrongly accused")
-    return tables.table(
+    return tables.folded(
         head,
         rows,
         f"Who is at risk: {HEADLINE} on the first target, by class",

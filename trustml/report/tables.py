@@ -51,6 +51,17 @@ def table(
     )
 
 
+def folded(
+    head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, note: str = ""
+) -> str:
+    """`table`, behind a line to click on where there are more than 20 rows."""
+    made = table(head, rows, caption, note)
+    if len(rows) <= 20:
+        return made
+    summary = html.escape(f"{caption}: {len(rows)} rows")
+    return f"<details><summary>{summary}</summary>{made}</details>"
+
+
 def privacy(runs: Runs) -> str:
     """Every number the promise rests on, one column a run."""
     runs = [run for run in runs if schema.is_private(run)]
