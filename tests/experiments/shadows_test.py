@@ -60,20 +60,21 @@ def run(columns, own, workdir, **changes):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A finished run: its directory, what it found, and how often it was traced."""
-    workdir, traces = tmp_path_factory.mktemp("whole"), []
+    """A finished run: its directory, what it found, and what was compiled for it."""
+    workdir, compiled = tmp_path_factory.mktemp("whole"), []
+    compile_ = jax.stages.Lowered.compile
 
-    def counted(steps):
-        def train(columns, own):
-            traces.append(own.index.shape)
-            return make_train(steps)(columns, own)
-
-        return train
+    def counted(lowered, *args, **kwargs):
+        compiled.append(lowered)
+        return compile_(lowered, *args, **kwargs)
 
     own = engine.inputs(jax.random.key(0), DESIGN.index)
     options = {"group_size": 2, "quiet": True, "fingerprint": "a"}
     options |= {"devices": parallel.devices(1), "workdir": workdir}
-    return workdir, shadows.run(counted, SCORE, make_columns(), own, **options), traces
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax.stages.Lowered, "compile", counted)
+        found = shadows.run(make_train, SCORE, make_columns(), own, **options)
+    return workdir, found, compiled
 
 
 @pytest.fixture
@@ -83,14 +84,14 @@ def copied(whole, tmp_path):
 
 
 def test_every_model_as_if_alone_and_one_compilation(columns, own, whole):
-    workdir, (margin, log_prob), traces = whole
+    workdir, (margin, log_prob), compiled = whole
     assert margin.shape == log_prob.shape == (M, N, 1)
     alone = jax.jit(shadows.group_of(make_train(None), SCORE))
     for m in range(M):
         want = alone(columns, engine.take(own, np.array([m])))
         np.testing.assert_allclose(margin[m], want[0][0], atol=1e-5)
         np.testing.assert_allclose(log_prob[m], want[1][0], atol=1e-5)
-    assert len(traces) == 1, "three groups, one program"
+    assert len(compiled) == 1, "three groups, one program"
     rows = (workdir / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [2, 4, 6]
 
