@@ -195,27 +195,36 @@ def difference(one: Mean, other: Mean) -> tuple[float, float]:
 
 
 def _resample(score, truth, weights_Rn, fprs):
-    """AUC and TPRs of one target under every row of weights, [1 + F, R]."""
+    """AUC and TPRs of one target under every row of weights, [1 + F, R].
+
+    Counts are exact in float32: they are whole numbers below 2^24.
+    """
     order = np.argsort(-score, kind="stable")
     score, truth = score[order], truth[order]
-    # Cumulative weights at the last example of every block of ties, descending.
+    # The last example of every block of ties, descending; columns are blocks.
     last = np.flatnonzero(np.r_[score[1:] != score[:-1], True])
     ordered = weights_Rn[:, order]
-    found = np.cumsum(np.where(truth, ordered, 0.0), axis=1, dtype=np.float64)[:, last]
-    wrong = np.cumsum(np.where(truth, 0.0, ordered), axis=1, dtype=np.float64)[:, last]
-    hits, total = found[:, -1], wrong[:, -1]
-    found, wrong = np.pad(found, ((0, 0), (1, 0))), np.pad(wrong, ((0, 0), (1, 0)))
+    ins = np.where(truth, ordered, np.float32(0))
+    wrong = np.cumsum(ordered - ins, axis=1, dtype=np.float32)[:, last]
+    if last.size < score.size:
+        ins = np.add.reduceat(ins, np.r_[0, last[:-1] + 1], axis=1)
+    hits, total = ins.sum(axis=1, dtype=np.float64), wrong[:, -1].astype(np.float64)
     out = np.full((1 + len(fprs), hits.size), np.nan)
     good = (hits > 0) & (total > 0)
     hits, total = np.maximum(hits, 1.0), np.maximum(total, 1.0)
-    middle = 0.5 * (found[:, 1:] + found[:, :-1])
-    out[0] = np.sum(np.diff(wrong, axis=1) * middle, axis=1) / (hits * total)
-    for at, fpr in enumerate(fprs):
-        # The last step that accuses at most floor(f n) non-members.
-        most = np.floor(fpr * total + 1e-9)
-        step = np.sum(wrong <= most[:, None], axis=1) - 1
-        rate = np.take_along_axis(found, step[:, None], axis=1)[:, 0] / hits
-        out[1 + at] = np.where(most >= 1, rate, 0.0)
+    # Non-members above a member's block count against it, those in it one half.
+    above = wrong - 0.5 * np.diff(wrong, axis=1, prepend=np.float32(0))
+    against = np.einsum("rb,rb->r", ins, above, dtype=np.float64)
+    out[0] = 1.0 - against / (hits * total)
+    if len(fprs):
+        # Steps that accuse at most floor(f n) non-members lie among the first ones.
+        most = np.floor(np.multiply.outer(np.asarray(fprs), total) + 1e-9)
+        steps = np.array([np.sum(wrong <= m[:, None], axis=1) for m in most])
+        found = np.cumsum(ins[:, : max(1, steps.max())], axis=1, dtype=np.float32)
+        found = np.pad(found, ((0, 0), (1, 0)))
+        for at, (m, step) in enumerate(zip(most, steps, strict=True)):
+            rate = np.take_along_axis(found, step[:, None], axis=1)[:, 0] / hits
+            out[1 + at] = np.where(m >= 1, rate, 0.0)
     out[:, ~good] = np.nan
     return out
 
