@@ -3,6 +3,8 @@
 Source: DP-SGD of Abadi et al. 2016 (arXiv 1607.00133), who reached 95% at epsilon = 2
 and 97% at 8 on features of a private PCA; GroupNorm as in De et al. 2022 (arXiv
 2204.13650). Reads $TRUSTML_DATA/mnist.
+Result at epsilon = 3, seed 0 alone, 2026-11-21, CPU: test accuracy (3,000 images) 95.6%
+[94.8, 96.3]; 5 minutes of CPU time.
 
     bash launch/run.sh --config=configs/dp_mnist.py
     bash launch/run.sh --config=configs/dp_mnist.py:smoke
