@@ -1,0 +1,55 @@
+"""Membership attacks against privacy: a bag of words on SNIPS or ATIS.
+
+Source: the question of Dupuy, Arava, Gupta, Rumshisky 2022 (eDP-SGD, arXiv 2107.14586),
+what a membership attack finds as epsilon falls; the attacks are the strong ones of
+`trustml.attacks`, with shadow models trained exactly as the target is, noise included.
+
+    bash launch/run.sh --config=configs/membership_snips.py
+    bash launch/run.sh --config=configs/membership_snips.py:atis   # $TRUSTML_DATA/atis
+    bash launch/run.sh --config=configs/membership_snips.py:smoke
+"""
+
+from trustml import config
+
+
+def get_config(arg=""):
+    """The config; `arg` is '', 'atis' or 'smoke'."""
+    config.check_argument(arg, ("", "atis", "smoke"))
+    cfg = config.default()
+    cfg.experiment = "membership"
+    cfg.data.name = "atis" if arg == "atis" else "snips"
+    cfg.data.max_length = 24
+    cfg.data.vocabulary = "hashed"  # public: nothing is learnt from the text
+    cfg.data.vocabulary_size = 4096
+    cfg.model.name = "bag"
+    cfg.model.width = 64
+    cfg.model.hidden = ()
+    cfg.model.pooling = "sqrtn"
+    cfg.optimizer.name = "adam"
+    cfg.optimizer.learning_rate = 1e-2
+    cfg.privacy.delta = 1e-5
+    cfg.privacy.l2_clip_norm = 0.1
+    cfg.train.steps = 150
+    cfg.train.batch_size = 256
+    # Without privacy it is trained until it fits its examples, as one would.
+    cfg.baseline.steps = 600
+    cfg.baseline.batch_size = 64
+    cfg.baseline.learning_rate = 5e-3
+    cfg.attack.num_models = 16
+    cfg.attack.references = (4,)
+    cfg.attack.epsilons = (1.0, 4.0, 8.0)
+    cfg.attack.group_size = 4
+    if arg == "smoke":
+        cfg.data.limit = 400
+        cfg.attack.num_models = 4
+        cfg.attack.references = ()
+        cfg.attack.epsilons = (8.0,)
+        cfg.train.steps = cfg.baseline.steps = 5
+        cfg.train.batch_size = cfg.baseline.batch_size = 32
+    return cfg
+
+
+def sweep():
+    """Seeds: of the design, the initialization, the order and the noise."""
+    for seed in range(3):
+        yield {"seed": seed}
