@@ -22,7 +22,12 @@ def audit(seed):
     inside, outside = (found.units[:, of].sum(0) for of in
                        (found.included, ~found.included))  # fmt: skip
     bound = gate.lower_bounds.gaussian(
-        inside, outside, threshold=1.5, delta=gate.DELTA, alpha=1e-4
+        inside,
+        outside,
+        threshold=1.5,
+        delta=gate.DELTA,
+        alpha=1e-4,
+        independent_scores=True,
     )
     assert bound.epsilon <= promised, f"{bound.epsilon:.3g} above {promised:.3g}"
     assert bound.epsilon >= 0.5 * promised, f"only {bound.epsilon:.3g} of it leaks"
