@@ -72,6 +72,19 @@ def _theirs(config, data, task, plan):
     return params
 
 
+def _both(module, epsilon, seed, workdir):
+    """Test accuracy of our run and of theirs."""
+    config = _config(module, epsilon, seed)
+    data = build.checked(config, [config])
+    task = build.task(config, data)
+    trained = loop.fit(config, data, task, workdir / f"{epsilon}-{seed}", quiet=True)
+    theirs = _theirs(config, data, task, trained.plan)
+    return [
+        float(evaluate.predictions(task, params, data.test).correct.mean())
+        for params in (trained.params, theirs)
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.data
 @pytest.mark.timeout(7200)
@@ -83,20 +96,8 @@ def _theirs(config, data, task, plan):
 )
 def test_as_accurate_as_jax_privacy(name, module, epsilons, tmp_path):
     for epsilon in epsilons:
-        found = []
-        for seed in SEEDS:
-            config = _config(module, epsilon, seed)
-            data = build.checked(config, [config])
-            task = build.task(config, data)
-            trained = loop.fit(config, data, task, tmp_path / f"{epsilon}-{seed}")
-            with jax.debug_key_reuse(False), jax.numpy_dtype_promotion("standard"):
-                theirs = _theirs(config, data, task, trained.plan)
-            found.append(
-                [
-                    float(evaluate.predictions(task, params, data.test).correct.mean())
-                    for params in (trained.params, theirs)
-                ]
-            )
+        with jax.debug_key_reuse(False), jax.numpy_dtype_promotion("standard"):
+            found = [_both(module, epsilon, seed, tmp_path) for seed in SEEDS]
         ours, peer = 100 * np.array(found).T
         change = ours - peer
         half = stats.t.ppf(0.975, len(SEEDS) - 1) * stats.sem(change)
