@@ -50,8 +50,9 @@ class Rotation(NamedTuple):
 
     Attributes:
       member: bool[M, n], was example i in the training set of model m.
-      use: bool[M, M], use[t, r]: model r is a reference of target t.
-      limit: int32[M, n], most references of a side of target t and example i; None
+      use: bool[T, M], use[t, r]: model r is a reference of target t; T = M, or 1 where
+        the target is none of the models.
+      limit: int32[T, n], most references of a side of target t and example i; None
         where the design makes the counts independent of membership.
     """
 
@@ -158,6 +159,33 @@ def rotate(
     return Rotation(member, use, limit)
 
 
+def outside_target(member: Bool[np.ndarray, "M n"], pair: np.ndarray) -> Rotation:
+    """All models as references of one target that is none of them.
+
+    Nothing of the design is known to be in the target's own training set, so there is
+    no partner to leave out.
+
+    Args:
+      member: the design, in which every example is in as many models as any other.
+      pair: int[M], the complementary model; -1 where there is none.
+
+    Returns:
+      Rotation of one target, [1, M]; for `summary`, and scores of margins [1, n, Q].
+
+    Raises:
+      ValueError: if examples differ in the number of their references.
+    """
+    member, pair = np.asarray(member, bool), np.asarray(pair)
+    _partners(member, pair)
+    counts = member.sum(axis=0)
+    if np.ptp(counts):
+        raise ValueError(
+            f"member: examples are in {counts.min()} to {counts.max()} models, which "
+            "may tell members from others; use the paired design."
+        )
+    return Rotation(member, np.ones((1, len(member)), bool), None)
+
+
 def summary(
     signal: Float[Array, "M n Q"],
     rotation: Rotation,
@@ -228,7 +256,7 @@ def over_targets(
             inside, outside = _cut(inside, limit), _cut(outside, limit)
         return fn(inside, outside, target)
 
-    return jax.lax.map(one, jnp.arange(member.shape[0]))
+    return jax.lax.map(one, jnp.arange(use.shape[0]))
 
 
 def scores(value: jax.Array, valid: jax.Array) -> Scores:

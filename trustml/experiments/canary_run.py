@@ -277,19 +277,50 @@ def bounds(
             steps=steps, per_side=ready.count // 2, **law, **errors
         )
     sides = score[found.included], score[~found.included]
+    # As many on all sides and budgets, so that one calibration of the band does.
+    most = math.floor(ready.count / 2 - 2 * math.sqrt(ready.count))
+    first = [side[:most] for side in sides]
     own = errors | {"independent_scores": True}
     guesses = max(1, round(_GUESSES * ready.count))
     coins = errors | {"guesses": (guesses, guesses)}
     made = {}
     if full:
         made[GAUSSIAN] = lower_bounds.gaussian(*sides, threshold=threshold, **own)
-        made[GAUSSIAN_BAND] = lower_bounds.gaussian(*sides, **own)
+        made[GAUSSIAN_BAND] = lower_bounds.gaussian(*first, **own)
     made[FIXED] = lower_bounds.epsilon_delta(*sides, threshold=threshold, **own)
-    made[BAND] = lower_bounds.epsilon_delta(*sides, **own)
+    made[BAND] = lower_bounds.epsilon_delta(*first, **own)
     made[ONE_RUN] = one_run.epsilon_delta(score, found.included, **coins)
     if full:
         made[ONE_RUN_GAUSSIAN] = one_run.gaussian(score, found.included, **coins)
     return {name: result_lib.against(one, ready.plan) for name, one in made.items()}
+
+
+def strongest(ready: Ready, found: Released, *, alpha: float) -> dict[str, Any]:
+    """The largest of all bounds, at the confidence that they hold with together.
+
+    Args:
+      ready: of `prepare`.
+      found: of `release`.
+      alpha: of all bounds together.
+
+    Returns:
+      The entry `audit` of a run in `report.schema`.
+    """
+    count = 6 if ready.sample_rate == 1 else 3
+    made = bounds(ready, found, alpha=alpha / count)
+    best = result_lib.strongest(made.values())
+    (name,) = [name for name, one in made.items() if one.epsilon == best.epsilon][:1]
+    return {
+        "epsilon": best.epsilon,
+        "confidence": best.confidence,
+        "method": name,
+        "n_in": best.n_in,
+        "n_out": best.n_out,
+        "sample_rate": ready.sample_rate,
+        "violated": bool(best.claim and best.claim.violated),
+        "coins": found.coins,
+        "bounds": {name: result_lib.as_dict(one) for name, one in made.items()},
+    }
 
 
 def _with_canaries(config: specs.RunConfig) -> specs.RunConfig:
