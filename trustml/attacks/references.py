@@ -159,30 +159,19 @@ def rotate(
     return Rotation(member, use, limit)
 
 
-def outside_target(member: Bool[np.ndarray, "M n"], pair: np.ndarray) -> Rotation:
+def outside_target(member: Bool[np.ndarray, "M n"]) -> Rotation:
     """All models as references of one target that is none of them.
 
-    Nothing of the design is known to be in the target's own training set, so there is
-    no partner to leave out.
+    The design was drawn without regard to the target's own training set, so neither a
+    partner nor the number of references gives membership away.
 
     Args:
-      member: the design, in which every example is in as many models as any other.
-      pair: int[M], the complementary model; -1 where there is none.
+      member: the design.
 
     Returns:
       Rotation of one target, [1, M]; for `summary`, and scores of margins [1, n, Q].
-
-    Raises:
-      ValueError: if examples differ in the number of their references.
     """
-    member, pair = np.asarray(member, bool), np.asarray(pair)
-    _partners(member, pair)
-    counts = member.sum(axis=0)
-    if np.ptp(counts):
-        raise ValueError(
-            f"member: examples are in {counts.min()} to {counts.max()} models, which "
-            "may tell members from others; use the paired design."
-        )
+    member = np.asarray(member, bool)
     return Rotation(member, np.ones((1, len(member)), bool), None)
 
 

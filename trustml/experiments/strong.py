@@ -76,7 +76,7 @@ def of_signals(known: signals.Signals, margin: np.ndarray) -> np.ndarray:
       margin: float32[1, n, Q], what the target says.
     """
     valid = known.valid & np.isfinite(margin).all(axis=(0, 2))
-    rotation = references.outside_target(known.member, known.pair)
+    rotation = references.outside_target(known.member)
 
     def ratio(shadow, target):
         seen = references.summary(shadow, rotation, valid)
