@@ -6,7 +6,7 @@ digits, full batches, 40,000 canaries of which a fair coin lets half in.
 Time: 58 s of CPU time in all (`time`, 2026-11-21, 2 shared cores). Noise and coins are
 secret, so each run differs.
 
-Result, 2026-11-21, one run at each budget: epsilon at least, at 99% confidence each, and
+Result, 2026-11-21, one run at each budget: epsilon at least, 99% confidence each, and
 test accuracy of the model that was trained beside the canaries:
 
     promised   Gaussian   (eps, delta) band   one run   accuracy
