@@ -65,6 +65,10 @@ def _experiment(name: str) -> Callable[[specs.RunConfig, pathlib.Path], Any]:
         from trustml.experiments import membership
 
         return membership.run
+    if name == "audit":
+        from trustml.experiments import audit
+
+        return audit.run
     raise ValueError(f"experiment={name!r} has no entry in launch/run.py.")
 
 

@@ -133,3 +133,19 @@ def test_what_is_not_finite_or_not_valid_is_left_out_of_everything():
     )
     np.testing.assert_allclose(found.variance_in, small.variance_in, rtol=1e-5)
     np.testing.assert_allclose(found.mean_out[:, kept], small.mean_out, rtol=1e-6)
+
+
+def test_a_target_outside_the_design_refers_to_all_models():
+    member, _ = worlds.paired(6, 30)
+    x = worlds.leaky(member, queries=2)
+    rotation = references.outside_target(member)
+    assert rotation.use.shape == (1, 6) and rotation.use.all()
+    found = jax.tree.map(np.asarray, jax.jit(references.summary)(x, rotation))
+    assert found.mean_in.shape == (1, 30, 2)
+    for i in range(30):
+        inside, outside = x[member[:, i], i], x[~member[:, i], i]
+        assert found.n_in[0, i] == found.n_out[0, i] == 3
+        np.testing.assert_allclose(found.mean_in[0, i], inside.mean(axis=0), atol=1e-5)
+        np.testing.assert_allclose(
+            found.squares_out[0, i], 3 * outside.var(axis=0), atol=1e-4
+        )

@@ -433,3 +433,28 @@ def test_frontier_without_a_point_gets_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="no accuracy"):
         frontier.write(tmp_path / "run", [{"name": "a", "accuracy": {}}])
     assert not (tmp_path / "run").exists()
+
+
+def test_a_strong_attack_leads_and_an_audit_stands_beside_the_promise(report):
+    runs = [dict(run) for run in report["runs"]]
+    for run in runs:
+        leaky = run["membership"] | {"attack": "Student-t", "references": "IN+OUT"}
+        run["membership_strong"] = leaky | {"auc": 0.8, "shadow_models": 16}
+    for run in runs[1:]:
+        run["audit"] = {"epsilon": 0.75, "confidence": 0.99, "violated": False}
+    page = html.render({**report, "runs": runs})
+    assert "Student-t, 16 shadow models" in page and "loss threshold" in page
+    assert "Student-t attack" in words.leaks(runs).headline
+    assert "16 of them" in " ".join(words.leaks(runs).points)
+    assert "<td>0.75 (99% confidence)</td>" in page
+    ids = _parse(page).ids
+    assert len(ids) == len(set(ids)), "two figures share an id"
+    kept = words.promised(runs)
+    assert kept.tone == "good" and "at least 0.75" in " ".join(kept.points)
+    runs[2]["audit"] = {"epsilon": 1.4, "confidence": 0.99, "violated": True}
+    broken = words.promised(runs)
+    assert broken.tone == "warn" and "finds it broken with ε = 1." in broken.headline
+    assert "ABOVE THE PROMISE" in tables.privacy(runs)
+    # Where one run lacks the strong attack, all are compared by the common one.
+    del runs[0]["membership_strong"]
+    assert "loss-threshold" in words.leaks(runs).headline

@@ -50,8 +50,9 @@ class Rotation(NamedTuple):
 
     Attributes:
       member: bool[M, n], was example i in the training set of model m.
-      use: bool[M, M], use[t, r]: model r is a reference of target t.
-      limit: int32[M, n], most references of a side of target t and example i; None
+      use: bool[T, M], use[t, r]: model r is a reference of target t; T = M, or 1 where
+        the target is none of the models.
+      limit: int32[T, n], most references of a side of target t and example i; None
         where the design makes the counts independent of membership.
     """
 
@@ -158,6 +159,22 @@ def rotate(
     return Rotation(member, use, limit)
 
 
+def outside_target(member: Bool[np.ndarray, "M n"]) -> Rotation:
+    """All models as references of one target that is none of them.
+
+    The design was drawn without regard to the target's own training set, so neither a
+    partner nor the number of references gives membership away.
+
+    Args:
+      member: the design.
+
+    Returns:
+      Rotation of one target, [1, M]; for `summary`, and scores of margins [1, n, Q].
+    """
+    member = np.asarray(member, bool)
+    return Rotation(member, np.ones((1, len(member)), bool), None)
+
+
 def summary(
     signal: Float[Array, "M n Q"],
     rotation: Rotation,
@@ -228,7 +245,7 @@ def over_targets(
             inside, outside = _cut(inside, limit), _cut(outside, limit)
         return fn(inside, outside, target)
 
-    return jax.lax.map(one, jnp.arange(member.shape[0]))
+    return jax.lax.map(one, jnp.arange(use.shape[0]))
 
 
 def scores(value: jax.Array, valid: jax.Array) -> Scores:

@@ -20,6 +20,7 @@ import numpy as np
 
 from trustml import report, specs
 from trustml.experiments import (
+    baseline,
     build,
     describe,
     epoch_time,
@@ -28,7 +29,6 @@ from trustml.experiments import (
     loop,
     train,
 )
-from trustml.experiments.trust_report import baseline_of
 from trustml.privacy import edp_sgd
 from trustml.report import fmt
 
@@ -90,7 +90,7 @@ def variants(config: specs.RunConfig) -> dict[str, specs.RunConfig]:
     edp = dataclasses.replace(privacy, l2_clip_norm=group_norm)
     exact = dataclasses.replace(privacy, group_size=0, group_clip_norm=0.0)
     return {
-        PLAIN: baseline_of(config),
+        PLAIN: baseline.of(config),
         EDP: dataclasses.replace(config, experiment="train", privacy=edp),
         EXACT: dataclasses.replace(config, experiment="train", privacy=exact),
     }

@@ -32,6 +32,8 @@ def run_section(
     trained: Trained,
     *,
     baseline: evaluate.Predictions | None = None,
+    strong: np.ndarray | None = None,
+    audit: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], evaluate.Predictions]:
     """One entry of `report['runs']` and the predictions on the test split.
 
@@ -42,11 +44,15 @@ def run_section(
       task: its task.
       trained: what `loop.fit` returned.
       baseline: predictions on the test split of the run without privacy.
+      strong: scores of an attack by shadow models (`experiments.strong`) on all
+        training examples, then all validation examples.
+      audit: the run's entry of that name, see `report.schema`.
     """
     tested = evaluate.predictions(task, trained.params, data.test)
     members = evaluate.predictions(task, trained.params, data.train)
     others = evaluate.predictions(task, trained.params, data.valid)
     columns = units.columns(config, data)
+    inside, outside = attacked(config, data)
     section = {
         "name": name,
         "private": trained.plan is not None,
@@ -55,17 +61,30 @@ def run_section(
         "curves": _curves(trained.rows),
         "test": _test(config, data, tested, baseline),
         "membership": _membership(
-            config,
-            trained,
-            members.losses[_distinct(data.train)],
-            others.losses[_distinct(data.valid)],
+            trained, members.losses[inside], others.losses[outside]
         ),
         "cost": _cost(config, trained, units.examples_each(columns)),
         "nonfinite_examples": trained.rows[-1].get("nonprivate/nonfinite", 0),
     }
+    if strong is not None:
+        scores = strong[inside], strong[len(members.losses) + outside]
+        section["membership_strong"] = _strong(config, trained, *scores)
+    if audit is not None:
+        section["audit"] = audit
     if trained.plan is not None:
         section |= _promise(config, columns, trained)
     return section, tested
+
+
+def attacked(
+    config: specs.RunConfig, data: datasets.Dataset
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the training and of the validation split that attacks are tried on."""
+    inside, most = _distinct(data.train), config.report.attack_examples
+    if most and most < len(inside):
+        some = np.random.default_rng(config.seed).permutation(len(inside))[:most]
+        inside = inside[np.sort(some)]
+    return inside, _distinct(data.valid)
 
 
 def _curves(rows) -> dict[str, list]:
@@ -125,16 +144,29 @@ def _distinct(columns) -> np.ndarray:
     return np.array(sorted(first.values()))
 
 
-def _membership(config, trained, members, others) -> dict[str, Any]:
+def _membership(trained, members, others) -> dict[str, Any]:
     """The loss-threshold attack on losses: were you in the training set?"""
-    most = config.report.attack_examples
-    rows = np.arange(len(members))
-    if most and most < len(rows):
-        rows = np.sort(np.random.default_rng(config.seed).permutation(rows)[:most])
     attack = membership.loss_threshold(
-        np.nan_to_num(members[rows], nan=np.inf, posinf=1e30),
+        np.nan_to_num(members, nan=np.inf, posinf=1e30),
         np.nan_to_num(others, nan=np.inf, posinf=1e30),
     )
+    return _with_limit(attack, trained)
+
+
+def _strong(config, trained, members, others) -> dict[str, Any]:
+    """The attack by shadow models; examples without a finite signal are left out."""
+    attack = membership.from_scores(
+        members[np.isfinite(members)],
+        others[np.isfinite(others)],
+        attack="Student-t",
+        references="IN+OUT",
+    )
+    found = _with_limit(attack, trained)
+    return found | {"shadow_models": config.report.shadow_models}
+
+
+def _with_limit(attack: membership.MembershipResult, trained) -> dict[str, Any]:
+    """The result with what the promise allows any attack to reach."""
     if trained.plan is None:
         return membership.as_dict(attack)
     plan = trained.plan

@@ -19,7 +19,7 @@ import dataclasses
 import hashlib
 import inspect
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -31,16 +31,18 @@ from trustml import task as task_lib
 from trustml.attacks import designs, shadows, signals
 from trustml.data import batches, datasets
 from trustml.experiments import (
+    baseline,
     build,
     describe,
     finished,
     leaks,
     membership_page,
     train,
-    trust_report,
 )
 from trustml.experiments import shadows as driver
 from trustml.privacy import plan as plan_lib
+
+SPLITS = ("train", "valid", "test")
 
 
 class Attack(NamedTuple):
@@ -109,7 +111,7 @@ def variants(config: specs.RunConfig) -> dict[str, specs.RunConfig]:
     """Name -> config of each set of models, without privacy first."""
     if not config.attack.epsilons:
         return {train.run_name(config): config}
-    made = {"non-private": trust_report.baseline_of(config)}
+    made = {"non-private": baseline.of(config)}
     for epsilon in sorted(config.attack.epsilons, reverse=True):
         privacy = dataclasses.replace(config.privacy, epsilon=epsilon)
         variant = dataclasses.replace(
@@ -133,13 +135,22 @@ def signals_of(
     return kept, posterior
 
 
-def prepare(config: specs.RunConfig, data: datasets.Dataset) -> Attack:
+def prepare(
+    config: specs.RunConfig,
+    data: datasets.Dataset,
+    splits: Sequence[str] = SPLITS,
+) -> Attack:
     """Design, task, training and inputs of the config's shadow models.
+
+    Args:
+      config: of the models.
+      data: its data.
+      splits: whose examples are the pool.
 
     Raises:
       ValueError: for whatever is out of bounds, before anything is trained.
     """
-    columns, group = pool(data)
+    columns, group = pool(data, splits)
     count, size = config.attack.num_models, batches.size(columns)
     make: Any = {"paired": designs.paired, "independent": designs.independent}
     design = make[config.attack.design](count, size, seed=config.seed)
@@ -215,17 +226,19 @@ def collect(
     return driver.Kept(found, attack.plan.epsilon(), attack.plan.delta), posterior
 
 
-def pool(data: datasets.Dataset) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """Every example of a data set, split after split, and its first group."""
-    splits = (data.train, data.valid, data.test)
+def pool(
+    data: datasets.Dataset, splits: Sequence[str] = SPLITS
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+    """Every example of the splits, one after another, and its first group."""
+    parts = [getattr(data, split) for split in splits]
     columns = {
-        name: np.concatenate([split[name] for split in splits]) for name in data.train
+        name: np.concatenate([part[name] for part in parts]) for name in data.train
     }
     name = next(iter(data.group_names), None)
     if name is None:
         return columns, None
-    parts = [data.groups[split][name] for split in ("train", "valid", "test")]
-    return columns, np.concatenate(parts)
+    groups = [data.groups[split][name] for split in splits]
+    return columns, np.concatenate(groups)
 
 
 def fingerprint(

@@ -42,10 +42,16 @@ def limits(config: specs.RunConfig) -> list[str]:
     covered = "floating-point sampling of the noise is"
     if spec.enabled and spec.grid_bits:
         covered = "rounding within the sums, before the noise, is"
+    count = config.report.shadow_models
+    by = "with the loss threshold only"
+    if config.experiment == "trust_report" and count:
+        by = (
+            f"with the loss threshold and {count} shadow models, each trained on half "
+            "of the training and validation examples"
+        )
     said = [
-        "Membership was attacked with the loss threshold only; stronger attacks exist. "
-        "Non-members are the validation split, taken to be drawn like the training "
-        "split.",
+        f"Membership was attacked {by}; stronger attacks exist. Non-members are the "
+        "validation split, taken to be drawn like the training split.",
         "The guarantee covers the parameters and every intermediate update, in real "
         f"arithmetic; {covered} not covered.",
         "Hyper-parameters were not chosen privately: their choice is not covered.",

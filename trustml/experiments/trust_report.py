@@ -2,7 +2,10 @@
 
 Trains the same model on the same data without privacy and at every budget of
 `report.epsilons`, attacks each, measures accuracy overall, per class and per length of
-the text, and writes one report.
+the text, and writes one report. With `report.shadow_models` the attack is that of an
+attacker who trains models of his own (`experiments.strong`); with
+`report.audit_canaries` every private trainer is run once more with canaries, and the
+report holds a lower bound on epsilon beside the promise (`experiments.canary_run`).
 
 Each budget has a directory of its own under the run's, with its own checkpoints, so a
 killed run continues in the middle of the budget it had reached.
@@ -18,7 +21,17 @@ import tempfile
 from typing import Any
 
 from trustml import report, specs
-from trustml.experiments import build, describe, finished, loop, train
+from trustml.experiments import (
+    baseline,
+    build,
+    canary_run,
+    describe,
+    finished,
+    loop,
+    membership,
+    strong,
+    train,
+)
 
 _PRICE_STEPS = 20  # timed without privacy where the baseline has its own settings
 
@@ -33,7 +46,9 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         return page
     data = build.checked(config, variants(config))
     limits = train.limits(config)
-    sections, baseline, task, params = [], None, None, None
+    attacks = _attacks(config, data)
+    audits = _audits(config, data)
+    sections, first, task, params = [], None, None, None
     for variant in variants(config):
         name, task = train.run_name(variant), build.task(variant, data)
         trained = loop.fit(variant, data, task, workdir / name, name=f"{name:>11}")
@@ -44,24 +59,39 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
                 f"({', '.join(_own_settings(config))}); time, memory and arithmetic "
                 "are compared at the settings of the private models."
             )
+        params, place = trained.params, workdir / name
+        scores, audited = None, None
+        if attack := attacks.get(name):
+            scores = strong.scores(variant, attack, task, params, place)
+        if ready := audits.get(name):
+            released = canary_run.release(ready, place / "audit", name="audit")
+            audited = canary_run.strongest(ready, released, alpha=config.audit.alpha)
         section, tested = describe.run_section(
-            name, variant, data, task, trained, baseline=baseline
+            name,
+            variant,
+            data,
+            task,
+            trained,
+            baseline=first,
+            strong=scores,
+            audit=audited,
         )
         sections.append(section)
         if not variant.privacy.enabled:
-            baseline = tested
-        params = trained.params
+            first = tested
     title = f"Trust report: {config.model.name} on {data.name}"
     page = describe.frame(title, config, data, task, params)
     page |= {"runs": sections, "limits": limits}
     path = report.write(workdir, page)
     for section in sections:
-        accuracy, attack = section["test"]["accuracy"], section["membership"]
+        accuracy = section["test"]["accuracy"]
+        attack = section.get("membership_strong") or section["membership"]
         print(
             f"{section['name']:>11}  accuracy {accuracy['value']:.1%} "
             f"[{accuracy['lo']:.1%}, {accuracy['hi']:.1%}]  "
             f"attack AUC {attack['auc']:.3f} "
             f"[{attack['auc_interval'][0]:.3f}, {attack['auc_interval'][1]:.3f}]"
+            + _spent(section)
         )
     print(f"report: {path}")
     return path
@@ -73,7 +103,7 @@ def variants(config: specs.RunConfig) -> list[specs.RunConfig]:
         _at_budget(config, epsilon)
         for epsilon in sorted(config.report.epsilons, reverse=True)
     ]
-    return [baseline_of(config), *private]
+    return [baseline.of(config), *private]
 
 
 def _at_budget(config: specs.RunConfig, epsilon: float) -> specs.RunConfig:
@@ -81,21 +111,33 @@ def _at_budget(config: specs.RunConfig, epsilon: float) -> specs.RunConfig:
     return dataclasses.replace(config, experiment="train", privacy=privacy)
 
 
-def baseline_of(config: specs.RunConfig) -> specs.RunConfig:
-    """The run without privacy, with the settings of `config.baseline`."""
-    own, plain = config.baseline, config.without_privacy()
+def _attacks(config: specs.RunConfig, data) -> dict[str, membership.Attack]:
+    """Shadow models of every run, by its name; none of them trained yet."""
+    if not config.report.shadow_models:
+        return {}
+    return {train.run_name(v): strong.prepare(v, data) for v in variants(config)}
 
-    def changed(part: Any, *fields: str) -> Any:
-        values = {name: getattr(own, name) for name in fields}
-        values = {name: value for name, value in values.items() if value is not None}
-        return dataclasses.replace(part, **values)
 
-    return dataclasses.replace(
-        plain,
-        train=changed(plain.train, "steps", "batch_size"),
-        optimizer=changed(plain.optimizer, "learning_rate"),
-        model=changed(plain.model, "dropout"),
-    )
+def _audits(config: specs.RunConfig, data) -> dict[str, canary_run.Ready]:
+    """The audit of every private run, by its name, at its own sampling rate."""
+    count = config.report.audit_canaries
+    if not count:
+        return {}
+    return {
+        train.run_name(variant): canary_run.prepare(
+            variant, data, build.task(variant, data), count=count, sample_rate=0.0
+        )
+        for variant in variants(config)
+        if variant.privacy.enabled
+    }
+
+
+def _spent(section: dict[str, Any]) -> str:
+    """Promise and audit of a private run that was audited, for the terminal."""
+    if "audit" not in section:
+        return ""
+    audited = section["audit"]["epsilon"]
+    return f"  epsilon {section['epsilon_spent']:.3g}, audited: at least {audited:.3g}"
 
 
 def _own_settings(config: specs.RunConfig) -> list[str]:

@@ -233,8 +233,13 @@ def utility(runs: Runs) -> str:
     return drawing.svg("utility", alt + ".", draw, 2.9)
 
 
-def roc(runs: Runs) -> str:
-    """ROC of the attack on logarithmic axes, with what each run's promise allows."""
+def roc(runs: Runs, name: str = "roc") -> str:
+    """ROC of the attack on logarithmic axes, with what each run's promise allows.
+
+    Args:
+      runs: those with a `membership` are drawn.
+      name: of the figure, unique on its page.
+    """
     attacked = [run for run in runs if schema.get(run, "membership", "roc", "fpr")]
     if not attacked:
         return ""
@@ -291,7 +296,7 @@ def roc(runs: Runs) -> str:
         f"{names[run['name']]} {schema.number(run, 'membership', 'auc') or 0:.3f}"
         for run in attacked
     )
-    return drawing.svg("roc", alt + "; guessing gives 0.5.", draw, 3.6)
+    return drawing.svg(name, alt + "; guessing gives 0.5.", draw, 3.6)
 
 
 def cost(runs: Runs) -> str:

@@ -145,11 +145,26 @@ def _majority(runs) -> str:
 
 def _leakage(report: Mapping[str, Any], card: words.Card) -> str:
     runs = report["runs"]
+    strong = schema.strongly_attacked(runs)
+    drawn, tabled = (), ()
+    if strong:
+        drawn = (
+            figure(
+                "An attacker with shadow models",
+                figures.roc(strong, "roc-strong"),
+                "The attack trains models of its own as the audited one was trained, "
+                "and asks them what members look like. Axes and limits as beside it.",
+            ),
+        )
+        tabled = (tables.membership(strong),)
     return section(
         "What an attacker finds",
         (
+            *drawn,
             figure(
-                "Members found against false alarms",
+                "Looking at the loss alone"
+                if strong
+                else "Members found against false alarms",
                 figures.roc(runs),
                 "Both axes are logarithmic: what counts is the left edge, where an "
                 "attacker is sure. Grey: no better than guessing. Dashed, in the "
@@ -159,7 +174,7 @@ def _leakage(report: Mapping[str, Any], card: words.Card) -> str:
                 "be seen.",
             ),
         ),
-        (tables.membership(runs),),
+        (*tabled, tables.membership(runs)),
         card.more,
     )
 
@@ -250,6 +265,21 @@ def _methods(report: Mapping[str, Any]) -> tuple[str, ...]:
             "The attack's AUC has DeLong's interval, ties counting one half. "
             "Thresholds depend on non-members only and never exceed the false alarms "
             "stated; nothing is interpolated."
+        )
+    if schema.strongly_attacked(report["runs"]):
+        methods.append(
+            "Shadow models were trained with the settings of each run, with privacy of "
+            "the same budget where it has one, on random halves of its training and "
+            "validation examples together; every example was in half of them. The "
+            "score is the log ratio of two predictive densities of what they say of an "
+            "example, learnt or not (Student's t)."
+        )
+    if any(schema.get(run, "audit") for run in report["runs"]):
+        methods.append(
+            "The audited ε is a lower bound from one more run of the same trainer with "
+            "canaries, examples whose clipped gradient moves one coordinate of their "
+            "own; a fair coin let each in. It is the largest bound of several methods, "
+            "at the confidence that all of them hold together."
         )
     return tuple(methods)
 

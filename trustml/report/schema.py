@@ -36,6 +36,11 @@ count.
                 majority_baseline      accuracy of always naming the commonest class
               slot_f1                {value, lo, hi, n}: span F1, where slots are tagged
       membership                   attacks.membership.as_dict(result, epsilon=, delta=)
+      membership_strong            the same of an attack by shadow models, with
+                                   shadow_models, their number
+      audit                        epsilon, confidence, method, n_in, n_out, sample_rate
+                                   and violated: the largest of the lower bounds that
+                                   canaries gave; bounds: audit.result.as_dict of each
       cost      seconds_per_step, examples_per_second, compile_seconds, wall_seconds,
                 peak_temp_bytes, flops, epoch_seconds
                 ratios                 the same names, over the run without privacy;
@@ -59,6 +64,8 @@ from typing import Any
 import numpy as np
 
 from trustml import _validate
+
+_PARTS = ("curves", "test", "membership", "membership_strong", "audit", "cost")
 
 COST = {
     "seconds_per_step": "time per step",
@@ -126,7 +133,7 @@ def check(report: Mapping[str, Any]) -> dict[str, Any]:
                 f"{field}['name']", name, "is used twice", "names are unique"
             )
         seen.add(name)
-        for part in ("curves", "test", "membership", "cost"):
+        for part in _PARTS:
             if not isinstance(run.get(part, {}), (dict, type(None))):
                 _validate.fail(f"{field}[{part!r}]", run[part], "must be a dictionary")
     return out
@@ -180,6 +187,15 @@ def labels(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def reference(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The first run without privacy, to compare with; None if there is none."""
     return next((run for run in runs if not is_private(run)), None)
+
+
+def strongly_attacked(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The runs that shadow models attacked, with that attack as their `membership`."""
+    return [
+        {**run, "membership": run["membership_strong"]}
+        for run in runs
+        if get(run, "membership_strong")
+    ]
 
 
 def strictest(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

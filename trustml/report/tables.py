@@ -73,6 +73,7 @@ def privacy(runs: Runs) -> str:
             lambda r: _number(r, "epsilon_nominal", digits=4),
         ),
         ("ε by the RDP accountant", lambda r: _number(r, "epsilon_rdp", digits=4)),
+        ("audited: ε at least", _audited),
         ("δ", lambda r: _scientific(r, "delta")),
         ("protects", lambda r: _text(r, "privacy_unit")),
         ("neighbours differ by", lambda r: _relation(r)),
@@ -141,8 +142,7 @@ def membership(runs: Runs) -> str:
     return _by_run(
         runs,
         rows,
-        "Membership attack: "
-        + (_text(runs[0], "membership", "attack") if runs else ""),
+        "Membership attack: " + (_attack(runs[0]["membership"]) if runs else ""),
         "In brackets: 95% interval. “at” is the share of non-members that was in fact "
         "accused; it never exceeds the share asked for. Guessing finds as large a "
         "share of members as it accuses of others. n/a: too few non-members to show so "
@@ -260,6 +260,23 @@ def _named(tree: Any, key: str) -> str:
     text = _text(tree, key)
     spelled = {"pld": "PLD", "rdp": "RDP"}.get(text, text)
     return spelled.replace("poisson", "Poisson").replace("_", " ")
+
+
+def _attack(result: Mapping[str, Any]) -> str:
+    """'loss threshold', or 'Student-t, 8 shadow models'."""
+    count = schema.number(result, "shadow_models")
+    own = f", {count:.0f} shadow models" if count else ""
+    return _text(result, "attack") + own
+
+
+def _audited(run: Mapping[str, Any]) -> str:
+    """'1.2 (99% confidence)'; a bound above the promise says so."""
+    value = schema.number(run, "audit", "epsilon")
+    if value is None:
+        return NONE
+    level = schema.number(run, "audit", "confidence") or 0.0
+    over = ", ABOVE THE PROMISE" if schema.get(run, "audit", "violated") else ""
+    return f"{value:.3g} ({fmt.percent(level, 0)} confidence{over})"
 
 
 def _flag(tree: Any, key: str, yes: str, no: str) -> str:

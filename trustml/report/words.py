@@ -88,6 +88,8 @@ def promised(runs: Sequence[Mapping[str, Any]]) -> Card:
                 else ", by whatever method; blind guessing finds 1%."
             )
         )
+    broken = [names[r["name"]] for r in private if schema.get(r, "audit", "violated")]
+    points += [text for run in private if (text := _audited(run, names))]
     secret = [run.get("noise_secret") for run in private]
     if all(secret):
         points.append("The noise was secret: its key came from the operating system.")
@@ -103,18 +105,24 @@ def promised(runs: Sequence[Mapping[str, Any]]) -> Card:
     if len(private) < len(runs):
         more.append("The model without privacy promises nothing.")
     headline = f"Differential privacy for {re.sub('^one ', 'each ', unit)}, with "
+    headline += fmt.listed([names[run["name"]] for run in private]) + "."
+    if broken:
+        headline += f" An audit finds it broken with {fmt.listed(broken)}."
     return Card(
         question,
-        headline + fmt.listed([names[run["name"]] for run in private]) + ".",
+        headline,
         tuple(points),
         tuple(more),
-        "good" if all(secret) else "warn",
+        "good" if all(secret) and not broken else "warn",
     )
 
 
 def leaks(runs: Sequence[Mapping[str, Any]]) -> Card:
-    """What the membership attack found, run by run."""
+    """What attacks found, run by run; by shadow models where all runs have them."""
     question, names = "What leaks?", schema.labels(runs)
+    strong, plain = schema.strongly_attacked(runs), runs
+    if len(strong) == len(runs):
+        runs = strong
     attacked = [
         run for run in runs if schema.number(run, "membership", "auc") is not None
     ]
@@ -147,10 +155,14 @@ def leaks(runs: Sequence[Mapping[str, Any]]) -> Card:
     attack = (first.get("attack") or "membership").replace(
         "loss threshold", "loss-threshold"
     )
+    count = schema.number(first, "shadow_models")
+    own = f", {count:.0f} of them, trained as the audited one was" if count else ""
     points.append(
         f"The attack sees the {first.get('access') or 'loss'}; reference models: "
-        f"{first.get('references') or 'none'}. Stronger attacks may find more."
+        f"{first.get('references') or 'none'}{own}. Stronger attacks may find more."
     )
+    if count:
+        points.append(_by_loss(plain, names))
     missing = [names[run["name"]] for run in runs if run not in attacked]
     if missing:
         points.append(f"Not attacked: {fmt.listed(missing)}.")
@@ -171,6 +183,31 @@ def leaks(runs: Sequence[Mapping[str, Any]]) -> Card:
     return Card(
         question, headline, tuple(points), tuple(more), "warn" if found else "plain"
     )
+
+
+def _by_loss(runs: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
+    """What an attacker without models of its own finds in the same runs."""
+    parts = []
+    for run in runs:
+        value = schema.number(run, "membership", "auc")
+        if value is not None:
+            leaky = ", a leak" if leak_detected(run["membership"]) else ""
+            parts.append(f"{names[run['name']]} {value:.3f}{leaky}")
+    return f"By the loss threshold alone, AUC: {fmt.listed(parts)}."
+
+
+def _audited(run: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """The lower bound of an audit in a sentence; '' where there was none."""
+    value = schema.number(run, "audit", "epsilon")
+    if value is None:
+        return ""
+    level = fmt.percent(schema.number(run, "audit", "confidence") or 0.0, 0)
+    name, method = names[run["name"]], schema.get(run, "audit", "method", default="")
+    text = f"{fmt.capital(name)}, audited with canaries: ε is at least {value:.3g} "
+    text += f"({level} confidence; {method}), "
+    if schema.get(run, "audit", "violated"):
+        return text + "ABOVE the promise, which proves a defect."
+    return text + "below the promise, as it must be, and no proof of it."
 
 
 def costs(runs: Sequence[Mapping[str, Any]]) -> Card:

@@ -15,6 +15,7 @@ from trustml.specs.privacy import PrivacySpec
 from trustml.specs.run import RunConfig
 from trustml.specs.sections import (
     AttackSpec,
+    AuditSpec,
     BaselineSpec,
     DataSpec,
     ModelSpec,
@@ -25,6 +26,7 @@ from trustml.specs.sections import (
 
 __all__ = [
     "AttackSpec",
+    "AuditSpec",
     "BaselineSpec",
     "DataSpec",
     "ModelSpec",

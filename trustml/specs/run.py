@@ -6,6 +6,7 @@ from trustml import _validate
 from trustml.specs.privacy import PrivacySpec
 from trustml.specs.sections import (
     AttackSpec,
+    AuditSpec,
     BaselineSpec,
     DataSpec,
     ModelSpec,
@@ -14,7 +15,7 @@ from trustml.specs.sections import (
     TrainSpec,
 )
 
-EXPERIMENTS = ("train", "trust_report", "compare", "membership")
+EXPERIMENTS = ("train", "trust_report", "compare", "membership", "audit")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class RunConfig:
       report: see `ReportSpec`.
       baseline: see `BaselineSpec`.
       attack: see `AttackSpec`.
+      audit: see `AuditSpec`.
     """
 
     experiment: str = "train"
@@ -44,6 +46,7 @@ class RunConfig:
     report: ReportSpec = dataclasses.field(default_factory=ReportSpec)
     baseline: BaselineSpec = dataclasses.field(default_factory=BaselineSpec)
     attack: AttackSpec = dataclasses.field(default_factory=AttackSpec)
+    audit: AuditSpec = dataclasses.field(default_factory=AuditSpec)
 
     def __post_init__(self):
         _validate.one_of("experiment", self.experiment, EXPERIMENTS)
@@ -71,11 +74,13 @@ class RunConfig:
             self._check_compare()
         if self.experiment == "membership":
             self._check_membership()
+        if self.experiment == "audit":
+            self._check_audit()
         if self.model.cache_features:
             self._check_cache()
         if self.experiment == "trust_report":
             self._check_trust_report()
-        elif self.privacy.enabled and not self._has_attacked_budgets():
+        elif self.privacy.enabled and not self._has_budgets_of_its_own():
             if self.privacy.epsilon is None and self.privacy.noise_multiplier is None:
                 bound = "and privacy.noise_multiplier=None leave the noise open"
                 cure = "set exactly one, or privacy.enabled=False"
@@ -135,8 +140,53 @@ class RunConfig:
             cure = "set it and leave privacy.epsilon=None"
             _validate.fail("privacy.noise_multiplier", None, bound, cure)
 
-    def _has_attacked_budgets(self) -> bool:
+    def _has_budgets_of_its_own(self) -> bool:
+        if self.experiment == "audit":
+            return True
         return self.experiment == "membership" and bool(self.attack.epsilons)
+
+    def _check_audit(self):
+        privacy, where = self.privacy, "experiment='audit'"
+        if not privacy.enabled:
+            bound = f"leaves {where} no promise to audit"
+            _validate.fail("privacy.enabled", False, bound, "set it to True")
+        for field in ("epsilon", "noise_multiplier"):
+            value = getattr(privacy, field)
+            if value is not None:
+                bound = f"has no effect on {where}"
+                cure = f"set audit.epsilons, the budgets it audits, and {field}=None"
+                _validate.fail(f"privacy.{field}", value, bound, cure)
+        self._check_canaries(where)
+
+    def _check_canaries(self, where: str):
+        """What gradient canaries can be read through; `where` asks for them."""
+        privacy, cure = self.privacy, "audit a run without it"
+        for field, usual in (
+            ("sampler", "poisson"),
+            ("unit", "example"),
+            ("noise_schedule", "constant"),
+            ("bands", 1),
+            ("group_size", 0),
+        ):
+            value = getattr(privacy, field)
+            if value != usual:
+                bound = f"does not go with {where}, whose canaries need {usual!r}"
+                _validate.fail(f"privacy.{field}", value, bound, cure)
+        if privacy.rule == "quantile":
+            bound = f"moves the clip norm that {where} measures canaries by"
+            _validate.fail("privacy.rule", privacy.rule, bound, "use 'flat'")
+
+    def _check_shadow_models(self):
+        """What the shadow models of a report cannot imitate."""
+        cure = "set report.shadow_models=0, or train without it"
+        for field, value, usual in (
+            ("train.ema_decay", self.train.ema_decay, 0.0),
+            ("privacy.unit", self.privacy.unit, "example"),
+            ("privacy.group_size", self.privacy.group_size, 0),
+        ):
+            if value != usual:
+                bound = f"is not done to the {self.report.shadow_models} shadow models"
+                _validate.fail(field, value, bound, cure)
 
     def _check_membership(self):
         privacy = self.privacy
@@ -184,3 +234,7 @@ class RunConfig:
             bound = f"contradicts report.epsilons={self.report.epsilons}"
             cure = "set report.epsilons=() to compare nothing"
             _validate.fail("privacy.enabled", False, bound, cure)
+        if self.report.shadow_models:
+            self._check_shadow_models()
+        if self.report.audit_canaries and self.report.epsilons:
+            self._check_canaries(f"report.audit_canaries={self.report.audit_canaries}")

@@ -279,6 +279,10 @@ class ReportSpec:
     Attributes:
       epsilons: budgets trained at, beside the model without privacy.
       attack_examples: members (and as many non-members) attacked; 0 = all there are.
+      shadow_models: models that an attacker trains as the audited one was, for each
+        budget; even. 0 leaves the loss threshold as the only attack.
+      audit_canaries: gradient canaries of an audit of the private trainer, one run
+        more for each budget; 0 = no audit.
       level: of every confidence interval, in (0, 1).
       timing_rounds: how often experiment 'compare' times an epoch of each way.
     """
@@ -286,6 +290,8 @@ class ReportSpec:
     epsilons: tuple[float, ...] = (1.0, 8.0)
     timing_rounds: int = 7
     attack_examples: int = 0
+    shadow_models: int = 0
+    audit_canaries: int = 0
     level: float = 0.95
 
     def __post_init__(self):
@@ -298,6 +304,13 @@ class ReportSpec:
         _validate.integer_at_least(
             "report.attack_examples", self.attack_examples, 0, "0 takes all there are"
         )
+        cure = "0 attacks by the loss alone"
+        count = self.shadow_models
+        _validate.integer_at_least("report.shadow_models", count, 0, cure)
+        if count % 2:
+            bound = "must be even: models come in pairs, on complementary halves"
+            _validate.fail("report.shadow_models", count, bound, f"take {count + 1}")
+        check_canaries("report.audit_canaries", self.audit_canaries, "0 = no audit")
         _validate.in_open_interval("report.level", self.level, 0, 1, "0.95 is usual")
         _validate.integer_at_least("report.timing_rounds", self.timing_rounds, 1)
 
@@ -346,6 +359,50 @@ class AttackSpec:
         if len(set(self.epsilons)) < len(self.epsilons):
             bound = "repeats a budget"
             _validate.fail("attack.epsilons", self.epsilons, bound, "name each once")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditSpec:
+    """The canaries of experiment 'audit'; see `trustml.audit`.
+
+    Attributes:
+      canaries: examples whose clipped gradient is a coordinate of their own; each is in
+        the training data by a fair coin.
+      alpha: in (0, 1); each bound is above the true epsilon with this probability at
+        most.
+      epsilons: budgets at which the trainer is audited.
+      sample_rate: q in [0, 1], with which an example is in a batch; 1 = full batches,
+        where bounds come closest to the promise; 0 = that of `train.batch_size`.
+    """
+
+    canaries: int = 10_000
+    alpha: float = 0.01
+    epsilons: tuple[float, ...] = (1.0, 4.0, 10.0)
+    sample_rate: float = 1.0
+
+    def __post_init__(self):
+        check_canaries("audit.canaries", self.canaries, "10000 are usual", least=1)
+        cure = "0.01 is usual"
+        _validate.in_open_interval("audit.alpha", self.alpha, 0, 1, cure)
+        for epsilon in self.epsilons:
+            _validate.positive("audit.epsilons", epsilon, "give positive budgets")
+        if not self.epsilons or len(set(self.epsilons)) < len(self.epsilons):
+            bound = "must name one budget or more, each once"
+            _validate.fail("audit.epsilons", self.epsilons, bound, "try (1.0, 4.0)")
+        _validate.non_negative("audit.sample_rate", self.sample_rate, "1 = full batch")
+        if self.sample_rate > 1:
+            bound = "must be at most 1"
+            _validate.fail(
+                "audit.sample_rate", self.sample_rate, bound, "a probability"
+            )
+
+
+def check_canaries(field: str, count: int, cure: str, least: int = 0) -> None:
+    """Raises unless there are enough canaries for both sides to have some."""
+    _validate.integer_at_least(field, count, least, cure)
+    if 0 < count < 100:
+        bound = "must be at least 100: a bound from fewer says next to nothing"
+        _validate.fail(field, count, bound, cure)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
