@@ -69,6 +69,10 @@ def _experiment(name: str) -> Callable[[specs.RunConfig, pathlib.Path], Any]:
         from trustml.experiments import audit
 
         return audit.run
+    if name == "canary_extraction":
+        from trustml.experiments import canary_extraction
+
+        return canary_extraction.run
     raise ValueError(f"experiment={name!r} has no entry in launch/run.py.")
 
 

@@ -230,6 +230,48 @@ WRONG = [
         {"experiment": "membership", "privacy__group_size": 4},
         ["privacy.group_size=4", "experiment='membership'"],
     ),
+    ({"model__characters": 9}, ["model.characters=9", "use 'gru'"]),
+    ({"model__characters": -1}, ["model.characters=-1", "a vector of its own"]),
+    ({"canary__words": ()}, ["canary.words=()", "must not be empty"]),
+    ({"canary__words": ("my pin",)}, ["canary.words='my pin'", "single words"]),
+    ({"canary__alphabet": ("a", "a")}, ["canary.alphabet", "distinct"]),
+    ({"canary__copies": (1, 10)}, ["canary.copies=(1, 10)", "must hold 0"]),
+    ({"canary__copies": (0, 1, 1)}, ["canary.copies", "repeats a number"]),
+    ({"canary__defence_copies": (0,)}, ["canary.defence_copies=(0,)", "control"]),
+    ({"canary__seeds": 0}, ["canary.seeds=0", ">= 1"]),
+    ({"canary__candidates": 99}, ["canary.candidates=99", ">= 1000"]),
+    ({"canary__code_tags": "slots"}, ["did you mean 'slot'?"]),
+    ({"canary__attacks": ()}, ["canary.attacks=()", "try 'relaxed'"]),
+    ({"canary__attacks": ("beam", "beam")}, ["canary.attacks", "repeats one"]),
+    ({"canary__length": 7}, ["'exhaustive' scores 10000000 codes", "'descent'"]),
+    ({"canary__defences": ("dp",)}, ["canary.defences='dp'"]),
+    ({"canary__dropout": 0.0}, ["canary.dropout=0.0"]),
+    ({"canary__early_stopping": 1.0}, ["canary.early_stopping=1.0"]),
+    (
+        {"experiment": "canary_extraction", "model__name": "gru"},
+        ["privacy.enabled=True contradicts canary.defences=()", "set it to False"],
+    ),
+    ({"experiment": "canary_extraction"}, ["model.name='bag'", "set it to 'gru'"]),
+    (
+        {
+            "experiment": "canary_extraction",
+            "model__name": "gru",
+            "data__max_length": 7,
+        },
+        ["data.max_length=7 cuts the 8 words"],
+    ),
+    (
+        {
+            "experiment": "canary_extraction",
+            "model__name": "gru",
+            "data__vocabulary": "pretrained",
+        },
+        ["data.vocabulary='pretrained'", "use 'hashed'"],
+    ),
+    (
+        {"experiment": "canary_extraction", "train__eval_every": 5},
+        ["train.eval_every=5", "experiment='canary_extraction'"],
+    ),
     ({"prvacy": 3}, ["'prvacy'"]),
 ]
 

@@ -59,6 +59,16 @@ def test_extrapolated_ends_at_the_ceiling():
     assert exposure.extrapolated(1e3, losses, candidates=2**13) == 0.0
 
 
+def test_estimated_is_extrapolated_with_the_rank_among_the_draws():
+    losses = np.random.default_rng(0).normal(size=1000)
+    one = exposure.estimated(-1.0, losses, candidates=10**7)
+    bits = exposure.extrapolated(-1.0, losses, candidates=10**7)
+    assert one.bits == bits and one.ceiling == np.log2(10**7)
+    assert one.p_value == (1 + np.sum(losses <= -1.0)) / 1001
+    assert np.log2(10**7 / one.mid_rank) == pytest.approx(bits)
+    assert exposure.estimated(-50.0, losses, candidates=10**7).worst_rank == 1
+
+
 def test_tail_against_scipy_and_far_out():
     for shape in (-3.0, 0.0, 2.0):
         for z in (-3.0, -1.0, 0.0, 2.0):

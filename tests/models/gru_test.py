@@ -69,3 +69,27 @@ def test_loss_is_that_of_intent_and_weighted_mean_of_tags():
     expected = -joint.label[2] - 0.7 * tags.mean()
     loss = task.loss(params, example, jax.random.key(1))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_spelled_words_are_the_means_of_their_ngrams():
+    spelling = np.array([[0, 0, 0], [1, 2, 0], [3, 0, 0], [0, 0, 0]], np.int32)
+    task = gru.task(4, 3, 4, width=6, hidden=4, spelling=spelling)
+    params = jax.jit(task.init)(jax.random.key(0))
+    table = np.asarray(params["table"]["embedding"])
+    assert table.shape == (4, 6), "rows are n-grams, and the one for none"
+    example = {"tokens": jnp.array([1, 2, 3, 1]), "length": jnp.array(3)}
+    found = task.embed(params, example)
+    expected = [(table[1] + table[2]) / 2, table[3], np.zeros(6), np.zeros(6)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    whole = task.predict(params, example)
+    parted = task.head(params, found, example)
+    np.testing.assert_allclose(whole.slots, parted.slots, atol=1e-6)
+    example |= {"label": jnp.array(1), "slots": jnp.array([0, 1, 2, 0])}
+    grads = jax.grad(task.loss)(params, example, jax.random.key(1))
+    moved = np.abs(grads["table"]["embedding"]).sum(axis=1) > 0
+    assert moved.tolist() == [False, True, True, True]
+
+
+def test_a_spelling_of_another_vocabulary_is_refused():
+    with pytest.raises(ValueError, match=r"spelling=\[3, 2\] must be \[4, C\]"):
+        gru.task(4, 3, 4, spelling=np.zeros((3, 2), np.int32))

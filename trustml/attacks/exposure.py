@@ -172,6 +172,27 @@ def extrapolated(
     return min(max(0.0, bits), float(np.log2(candidates)))
 
 
+def estimated(
+    secret_loss: float, random_losses: npt.ArrayLike, *, candidates: int
+) -> Exposure:
+    """`extrapolated` bits as an `Exposure`, for codes too many to rank.
+
+    The p-value is that of the secret among the n random codes, (1 + #{<=}) / (n + 1):
+    exact, and no smaller than 1 / (n + 1) however far the bits go. Both ranks are read
+    off the bits, so that rank 1 here is an estimate and no recovery.
+
+    Args:
+      secret_loss: as for `extrapolated`, here and below.
+      random_losses: of at least 1,000 codes drawn uniformly.
+      candidates: R >= 2.
+    """
+    bits = extrapolated(secret_loss, random_losses, candidates=candidates)
+    losses, ceiling = np.asarray(random_losses), float(np.log2(candidates))
+    rank = 2.0 ** (ceiling - bits)
+    p_value = (1 + int(np.sum(losses <= secret_loss))) / (losses.size + 1)
+    return Exposure(bits, ceiling, p_value, rank, round(rank), candidates)
+
+
 def recovery(guess: npt.ArrayLike, secret: npt.ArrayLike, alphabet: int) -> Recovery:
     """A guessed code beside the secret; `alphabet` is A, the tokens of a position."""
     alphabet = _validate.integer_at_least("alphabet", alphabet, 2)

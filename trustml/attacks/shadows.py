@@ -64,11 +64,13 @@ class Inputs(NamedTuple):
       key: typed key [], of initialization, order and dropout.
       index: int32[H], the training set, or int32[S, B], the batches; -1 is nothing.
       noise: `rng.Root` of the noise; () without privacy.
+      about: arrays that training does not read and its caller may; () where none.
     """
 
     key: Any
     index: Any
     noise: Any = ()
+    about: Any = ()
 
 
 Train = Callable[[Columns, Inputs], Any]

@@ -22,10 +22,10 @@ import optax
 import rich.console
 import rich.progress
 
-from trustml import parallel, rng, specs
-from trustml.data import augment, batches, datasets, files
+from trustml import _validate, parallel, rng, specs
+from trustml.data import augment, batches, datasets, files, spelling, tokenizers
 from trustml.experiments import units
-from trustml.models import adapters, bag, bert, bilstm, cnn, hf, mlp, transformer
+from trustml.models import adapters, bag, bert, bilstm, cnn, gru, hf, mlp, transformer
 from trustml.privacy import (
     accounting,
     adam,
@@ -176,13 +176,22 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
             pooling=spec.pooling,
             dropout=spec.dropout,
         )
+    if spec.name in ("bilstm", "gru") and "slots" not in shape:
+        raise ValueError(
+            f"model.name={spec.name!r} needs data with slots, and data.name="
+            f"{data.name!r} has none; choose snips, atis, nlu_eval or another model."
+        )
+    if spec.name == "gru":
+        return gru.task(
+            data.vocab_size,
+            classes,
+            len(data.slot_names),
+            width=spec.width,
+            hidden=spec.width,
+            dropout=spec.dropout,
+            spelling=_spelling(config, data),
+        )
     if spec.name == "bilstm":
-        if "slots" not in shape:
-            raise ValueError(
-                f"model.name='bilstm' needs data with slots, and data.name="
-                f"{data.name!r} has none; choose snips, atis, nlu_eval or another "
-                "model."
-            )
         return bilstm.task(
             data.vocab_size,
             classes,
@@ -224,6 +233,25 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
         scan_layers=spec.scan_layers,
         **shared,
     )
+
+
+def _spelling(config: specs.RunConfig, data: datasets.Dataset) -> np.ndarray | None:
+    """N-grams of the data's words, and of the canary's, which need not be among them.
+
+    Of training texts too: the table tells which words occur.
+    """
+    if not config.model.characters or data.tokenizer is None:
+        return None
+    if config.data.vocabulary == "pretrained":
+        bound = "cuts words, and model.characters spells whole ones"
+        _validate.fail("data.vocabulary", "pretrained", bound, "use 'hashed'")
+    words = set(config.canary.words) | set(config.canary.alphabet)
+    for texts in data.texts.values():
+        for text in texts:
+            words.update(
+                tokenizers.split_words(text) if isinstance(text, str) else text
+            )
+    return spelling.table(data.tokenizer, words, buckets=config.model.characters)
 
 
 def trainable(config: specs.RunConfig) -> tuple[str, ...] | None:

@@ -10,6 +10,9 @@ as small as a joint model gets, and quick to train many times over for attacks.
 Both directions run in one scan, in one product with a stacked kernel. Padding holds the
 state still, so the backward direction starts at the last real token.
 
+With `spelling` the vector of a word is the mean of those of its character n-grams, and
+no parameter belongs to one word alone; see `trustml.data.spelling`.
+
 Example::
 
     model = gru.task(vocab_size=8192, num_intents=7, num_slots=72)
@@ -22,6 +25,7 @@ References: https://arxiv.org/abs/1406.1078
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from trustml import _validate
@@ -76,7 +80,7 @@ class Gru(nn.Module):
 class Network(nn.Module):
     """The module behind `task`."""
 
-    vocab_size: int
+    rows: int  # of the table: words, or buckets of n-grams
     num_intents: int
     num_slots: int
     width: int
@@ -87,7 +91,7 @@ class Network(nn.Module):
 
     def setup(self):
         """Embeddings, the recurrent layer, the two heads."""
-        self.table = nn.Embed(self.vocab_size, self.width)
+        self.table = nn.Embed(self.rows, self.width)
         self.recurrent = Gru(self.hidden, self.directions)
         self.intent = nn.Dense(self.num_intents)
         self.slot = nn.Dense(self.num_slots)
@@ -95,7 +99,12 @@ class Network(nn.Module):
 
     def embed(self, example):
         """Embedding of every token, float32[T, D]."""
-        return self.table(layers.tokens_and_mask(example)[0])
+        if "ngrams" not in example:
+            return self.table(layers.tokens_and_mask(example)[0])
+        real = example["ngrams"] > 0  # [T, C]
+        vectors = jnp.where(real[:, :, None], self.table(example["ngrams"]), 0.0)
+        count = jnp.maximum(jnp.sum(real, axis=1), 1).astype(vectors.dtype)
+        return jnp.sum(vectors, axis=1) / count[:, None]
 
     def head(self, embeddings, example):
         """`Joint` of the log-probabilities of intents and of tags."""
@@ -121,6 +130,7 @@ def task(
     bidirectional: bool = True,
     dropout: float = 0.0,
     slot_weight: float = 1.0,
+    spelling: np.ndarray | None = None,
 ) -> task_lib.Task:
     """A joint intent classifier and slot tagger as a `Task` with `embed` and `head`.
 
@@ -137,12 +147,17 @@ def task(
       bidirectional: whether a second direction runs backwards.
       dropout: rate on embeddings and states, in training only.
       slot_weight: weight of the slots in the loss; 0 trains the intent alone.
+      spelling: int32[V, C], n-grams of every id, 0 for none; None: a vector for each
+        word.
 
     Raises:
-      ValueError: if a size, the rate or the weight is out of range.
+      ValueError: if a size, the rate, the weight or the table is out of range.
     """
+    rows = _validate.integer_at_least("model.vocabulary_size", vocab_size, 1)
+    if spelling is not None:
+        rows = _rows(spelling, rows)
     module = Network(
-        _validate.integer_at_least("model.vocabulary_size", vocab_size, 1),
+        rows,
         _validate.integer_at_least("model.num_intents", num_intents, 2),
         _validate.integer_at_least("model.num_slots", num_slots, 2),
         _validate.integer_at_least("model.width", width, 1),
@@ -151,14 +166,38 @@ def task(
         layers.dropout_rate("model.dropout", dropout),
     )
     weight = _validate.non_negative("model.slot_weight", slot_weight)
-    init, forward, predict = layers.functions(
-        module, layers.text_dummy(), rngs=dropout > 0
+
+    def spelled(example):
+        """The example with the n-grams of its tokens, where words are spelled."""
+        if spelling is None:
+            return example
+        tokens, _ = layers.tokens_and_mask(example)
+        return {**example, "ngrams": jnp.asarray(spelling, jnp.int32)[tokens]}
+
+    init, forward, whole = layers.functions(
+        module, spelled(layers.text_dummy()), rngs=dropout > 0
     )
-    embed, head = layers.embed_and_head(module)
+    rows_of, head = layers.embed_and_head(module)
+
+    def predict(params, example):
+        return whole(params, spelled(example))
+
+    def embed(params, example):
+        return rows_of(params, spelled(example))
 
     def loss(params, example, key):
-        prediction = forward(params, example, key)
+        prediction = forward(params, spelled(example), key)
         slots = tagging.slot_cross_entropy(prediction, example)
         return task_lib.cross_entropy(prediction, example) + weight * slots
 
     return task_lib.Task(init, loss, predict, tagging.JOINT_METRICS, embed, head)
+
+
+def _rows(spelling: np.ndarray, vocab_size: int) -> int:
+    """Rows of the table of n-grams, the one for none included."""
+    shape = np.shape(spelling)
+    if len(shape) != 2 or shape[0] != vocab_size or np.min(spelling) < 0:
+        bound = f"must be [{vocab_size}, C] of numbers >= 0"
+        cure = "make it with data.spelling.table"
+        _validate.fail("spelling", list(shape), bound, cure)
+    return int(np.max(spelling)) + 1

@@ -1,9 +1,9 @@
 """What a run is made of: frozen dataclasses that check their own static bounds.
 
-One dataclass a section of the configuration (`sections`, `privacy`), and `RunConfig`
-(`run`), which holds them and checks what binds two sections. A value out of its bounds
-raises one sentence, when the dataclass is made. `trustml.config` makes them from a
-config file.
+One dataclass a section of the configuration (`sections`, `privacy`, `canary`), and
+`RunConfig` (`run`), which holds them and checks what binds two sections. A value out of
+its bounds raises one sentence, when the dataclass is made. `trustml.config` makes them
+from a config file.
 
 Example::
 
@@ -11,6 +11,7 @@ Example::
     run = specs.RunConfig(privacy=spec, train=specs.TrainSpec(steps=200))
 """
 
+from trustml.specs.canary import CanarySpec
 from trustml.specs.privacy import PrivacySpec
 from trustml.specs.run import RunConfig
 from trustml.specs.sections import (
@@ -28,6 +29,7 @@ __all__ = [
     "AttackSpec",
     "AuditSpec",
     "BaselineSpec",
+    "CanarySpec",
     "DataSpec",
     "ModelSpec",
     "OptimizerSpec",

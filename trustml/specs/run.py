@@ -3,6 +3,7 @@
 import dataclasses
 
 from trustml import _validate
+from trustml.specs.canary import CanarySpec
 from trustml.specs.privacy import PrivacySpec
 from trustml.specs.sections import (
     AttackSpec,
@@ -15,7 +16,10 @@ from trustml.specs.sections import (
     TrainSpec,
 )
 
-EXPERIMENTS = ("train", "trust_report", "compare", "membership", "audit")
+EXPERIMENTS = (
+    *("train", "trust_report", "compare"),
+    *("membership", "canary_extraction", "audit"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,7 @@ class RunConfig:
       baseline: see `BaselineSpec`.
       attack: see `AttackSpec`.
       audit: see `AuditSpec`.
+      canary: see `CanarySpec`.
     """
 
     experiment: str = "train"
@@ -47,6 +52,7 @@ class RunConfig:
     baseline: BaselineSpec = dataclasses.field(default_factory=BaselineSpec)
     attack: AttackSpec = dataclasses.field(default_factory=AttackSpec)
     audit: AuditSpec = dataclasses.field(default_factory=AuditSpec)
+    canary: CanarySpec = dataclasses.field(default_factory=CanarySpec)
 
     def __post_init__(self):
         _validate.one_of("experiment", self.experiment, EXPERIMENTS)
@@ -76,6 +82,8 @@ class RunConfig:
             self._check_membership()
         if self.experiment == "audit":
             self._check_audit()
+        if self.experiment == "canary_extraction":
+            self._check_canary()
         if self.model.cache_features:
             self._check_cache()
         if self.experiment == "trust_report":
@@ -199,16 +207,38 @@ class RunConfig:
                 value = getattr(privacy, field)
                 if value is not None:
                     _validate.fail(f"privacy.{field}", value, bound, cure)
+        self._check_idle()
+
+    def _check_idle(self):
+        """What shadow models do without."""
         idle = {
             "train.ema_decay": self.train.ema_decay,
             "train.eval_every": self.train.eval_every,
             "train.physical_batch_size": self.train.physical_batch_size,
-            "privacy.group_size": privacy.enabled and privacy.group_size,
+            "privacy.group_size": self.privacy.enabled and self.privacy.group_size,
         }
         for field, value in idle.items():
             if value:
-                bound = "has no effect on experiment='membership'"
+                bound = f"has no effect on experiment={self.experiment!r}"
                 _validate.fail(field, value, bound, "set it to 0")
+
+    def _check_canary(self):
+        self._check_idle()
+        if self.model.name != "gru":
+            bound = "is not what this experiment attacks"
+            _validate.fail("model.name", self.model.name, bound, "set it to 'gru'")
+        if self.data.vocabulary == "pretrained":
+            bound = "cuts words, and a code is made of single tokens"
+            _validate.fail("data.vocabulary", "pretrained", bound, "use 'hashed'")
+        size = len(self.canary.words) + self.canary.length
+        if size > self.data.max_length:
+            bound = f"cuts the {size} words of the canary"
+            _validate.fail("data.max_length", self.data.max_length, bound, "raise it")
+        private = "dp_sgd" in self.canary.defences
+        if private != self.privacy.enabled:
+            bound = f"contradicts canary.defences={self.canary.defences}"
+            cure = f"set it to {private}, or change the defences"
+            _validate.fail("privacy.enabled", self.privacy.enabled, bound, cure)
 
     def _check_cache(self):
         chosen = self.privacy.trainable

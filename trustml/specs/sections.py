@@ -9,7 +9,7 @@ DATASETS = (
     *("digits", "mnist", "adult", "location30", "file"),
 )
 VOCABULARIES = ("hashed", "train", "pretrained")
-MODELS = ("bag", "mlp", "cnn", "bilstm", "transformer", "bert")
+MODELS = ("bag", "mlp", "cnn", "bilstm", "gru", "transformer", "bert")
 ADAPTERS = ("lora", "bias")
 POOLINGS = ("mean", "sqrtn", "cls", "first_last", "every_second", "all_layers")
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -101,6 +101,8 @@ class ModelSpec:
       hidden: widths of the hidden dense layers.
       channels: channels of the convolutions.
       bigrams: buckets of hashed word pairs ('bag'); 0 for single words only.
+      characters: buckets of hashed character n-grams that the vectors of words are made
+        of ('gru'), of a table that is not private; 0 gives every word its own.
       pooling: one of `POOLINGS`, from tokens to text: 'mean', 'sqrtn' ('bag': the sum
         over the square root of the length), 'cls' ('bert', 'transformer'),
         'first_last', 'every_second' or 'all_layers' ('bert').
@@ -126,6 +128,7 @@ class ModelSpec:
     hidden: tuple[int, ...] = (128,)
     channels: tuple[int, ...] = (16, 32)
     bigrams: int = 0
+    characters: int = 0
     pooling: str = "mean"
     wide: bool = False
     cache_features: bool = False
@@ -150,6 +153,11 @@ class ModelSpec:
                 _validate.integer_at_least(f"model.{field}", width, 1)
         cure = "0 uses single words only"
         _validate.integer_at_least("model.bigrams", self.bigrams, 0, cure)
+        cure = "0 gives every word a vector of its own"
+        _validate.integer_at_least("model.characters", self.characters, 0, cure)
+        if self.characters and self.name != "gru":
+            bound = f"has no effect on model.name={self.name!r}"
+            _validate.fail("model.characters", self.characters, bound, "use 'gru'")
         _validate.one_of("model.pooling", self.pooling, POOLINGS)
         allowed = _POOLINGS_OF.get(self.name, POOLINGS)
         if self.pooling not in allowed:
