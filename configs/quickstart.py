@@ -2,7 +2,8 @@
 
 Goal: the whole path in a few minutes on a laptop. Trains the same bag-of-words model
 without privacy and at epsilon = 8 and 1 (delta = 1e-5), attacks each by its losses and
-by two shadow models, and writes report.html. Data: SNIPS (CC0, 13,084 utterances, 7 intents), in the package.
+by two shadow models, and writes report.html. Data: SNIPS (CC0, 13,084 utterances, 7
+intents), in the package.
 Source of DP-SGD: Abadi et al. 2016, https://arxiv.org/abs/1607.00133
 Time: about a minute on 2 shared cores, installation apart.
 
