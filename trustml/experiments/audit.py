@@ -19,6 +19,7 @@ import pathlib
 import jax
 
 from trustml import specs
+from trustml.data import batches
 from trustml.experiments import (
     audit_page,
     build,
@@ -37,7 +38,8 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     """
     if page := finished.page(config, workdir):
         return page
-    data = build.checked(config, variants(config))
+    data = build.encoded(config, build.dataset(config))
+    build.check_batch_sizes(config, batches.size(data.train))
     task = build.task(config, data)
     spec, found = config.audit, []
     ready = {

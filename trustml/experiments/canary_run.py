@@ -29,6 +29,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from trustml import config as config_lib
@@ -167,10 +168,10 @@ def prepare(
     )
 
     def start() -> step_lib.TrainState:
-        # Made anew: the step is given the buffers of its state.
         noise, params = plan.mechanism.init(root), wrapped.init(init_key)
         state = step_lib.initial_state(params, optimizer, noise, selection)
-        return parallel.replicate(state, devices)
+        # A copy, as the step is given the buffers of its state.
+        return parallel.replicate(jax.tree.map(jnp.copy, state), devices)
 
     parts = (config_lib.digest(config), data.digest, plan.digest, f"{count} {rate}")
     mark = hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
