@@ -11,11 +11,16 @@ from trustml.experiments import compare
 @pytest.fixture
 def config(tmp_path):
     file = tmp_path / "small.tsv"
-    rows = [f"song {n} word{n % 7}\t{('music', 'weather')[n % 2]}" for n in range(240)]
-    file.write_text("text\tlabel\n" + "\n".join(rows) + "\n")
+    # Tags too, which this model does not predict.
+    rows = [
+        f"song {n} word{n % 7}\t{('music', 'weather')[n % 2]}\tO B-number O"
+        for n in range(240)
+    ]
+    file.write_text("text\tlabel\ttags\n" + "\n".join(rows) + "\n")
     cfg = config_lib.default()
     cfg.experiment = "compare"
     cfg.data.path = str(file)
+    cfg.data.tokens_column, cfg.data.slots_column = "text", "tags"
     cfg.data.vocabulary_size = 64
     cfg.model.width, cfg.model.hidden = 4, ()
     cfg.optimizer.name = "sgd"
@@ -44,6 +49,7 @@ def test_a_comparison_from_end_to_end(config, tmp_path, capsys):
     assert edp["epsilon_spent"] > 2 * exact["epsilon_spent"]
     for run in runs:
         assert run["cost"]["epoch_seconds"] > 0
+        assert "slot_f1" not in run["test"]
     assert plain["cost"]["ratios"]["epoch_seconds"] == 1
     said = capsys.readouterr().out
     assert "per-example loop" in said and "(nominal" in said

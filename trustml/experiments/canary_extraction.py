@@ -32,13 +32,13 @@ from trustml.attacks import shadows, signals
 from trustml.attacks.extraction import relaxed, scoring, search
 from trustml.data import datasets
 from trustml.experiments import (
+    baseline,
     build,
     canary_page,
     describe,
     exposures,
     finished,
     planted,
-    trust_report,
 )
 from trustml.experiments import shadows as driver
 from trustml.models import tagging
@@ -113,7 +113,7 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
 
 def variants(config: specs.RunConfig) -> list[Variant]:
     """The models without a defence, then those of every defence."""
-    spec, plain = config.canary, trust_report.baseline_of(config)
+    spec, plain = config.canary, baseline.of(config)
     stopped = max(1, round(plain.train.steps * spec.early_stopping))
     changes = {
         "dropout": {"model": {"dropout": spec.dropout}},

@@ -54,7 +54,7 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         section, tested = describe.run_section(
             name, variant, data, own, trained, baseline=baseline
         )
-        if data.slot_names:
+        if data.slot_names and evaluate.predicts_slots(own, data.test):
             scores = evaluate.slot_f1(own, trained.params, data.test, data.slot_names)
             section["test"]["slot_f1"] = scores
         if name == EDP:

@@ -78,6 +78,13 @@ def _compiled_tags(predict):
     return jax.jit(jax.vmap(one, (None, 0)))
 
 
+def predicts_slots(task: task_lib.Task, columns) -> bool:
+    """Whether the model tags tokens; another one may be trained on data with tags."""
+    one = {name: column[0] for name, column in columns.items()}
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    return hasattr(jax.eval_shape(task.predict, params, one), "slots")
+
+
 def slot_f1(
     task: task_lib.Task,
     params,
