@@ -10,8 +10,8 @@ the plain LoRA step, and 0.65 times the FLOPs of a private step on all parameter
 the test split (700 texts) 95.3% [93.4, 96.7], about half an hour of one core. Full
 private fine-tuning had 84.1% (50 steps of 1024, rate 5e-4; tuned no further), a head on
 the frozen encoder, configs/dp_minilm_snips.py, has 96.3% over 5 seeds. The rate was
-chosen among 1e-3 and 4e-3, no other, on 60 steps of 256 texts at the same ratio of noise
-to gradients: 89.7 and 95.9% on the validation split.
+chosen among 1e-3 and 4e-3, no other, on 60 steps of 256 texts at the same ratio of
+noise to gradients: 89.7 and 95.9% on the validation split.
 
     bash launch/run.sh --config=configs/dp_lora_snips.py
     bash launch/run.sh --config=configs/dp_lora_snips.py:smoke
