@@ -5,8 +5,8 @@ is that of Carlini et al. 2022 (arXiv 2112.03570), where every example is in hal
 models. Needs $TRUSTML_DATA/location30.
 Result, mean of seeds 0 to 2, 2026-11-21, CPU, with 62 references, AUC and members found
 at 0.1% false alarms: Student-t 0.940 and 20.6%, LiRA 0.940 and 19.3%, RMIA 0.920 and
-20.7%, loss 0.786 and 0.2%; seeds differ by at most 0.002 and 0.6 points. Training the 64
-models took 59 s of one core, beside other work, in groups of 8.
+20.7%, loss 0.786 and 0.2%; seeds differ by at most 0.002 and 0.6 points. Training all
+64 models took 59 s of one core, beside other work, in groups of 8.
 
     bash launch/run.sh --config=configs/membership_location30.py
     bash launch/run.sh --config=configs/membership_location30.py:smoke

@@ -15,7 +15,7 @@ over targets and examples), SNIPS left, ATIS right:
 
 Little leaks under privacy, and the gap between IN and OUT is then lost in the noise of
 seven references a side: attacks that do not look for it find more than online ones.
-Balanced accuracy of Student-t at epsilon = 1: 50.3% [50.0, 50.6] and 50.4% [50.1, 50.7].
+Balanced accuracy of Student-t at epsilon = 1: 50.3% [50.0, 50.6], 50.4% [50.1, 50.7].
 
     bash launch/run.sh --config=configs/membership_snips.py
     bash launch/run.sh --config=configs/membership_snips.py:atis   # $TRUSTML_DATA/atis
