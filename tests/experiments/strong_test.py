@@ -20,16 +20,17 @@ def planted(shift, *, models=8, examples=2000, seed=0):
     noise = rng.normal(size=(models + 1, examples))
     margin = hard + noise + shift * np.vstack([design.member, inside])
     margin = margin.astype(np.float32)[:, :, None]
+    log_prob = -np.logaddexp(np.float32(0), -margin)
     label = np.zeros(examples, np.int32)
-    known = signals.assemble(margin[:-1], -margin[:-1], design, label)
-    return known, margin[-1:], inside
+    known = signals.assemble(margin[:-1], log_prob[:-1], design, label)
+    return known, log_prob[-1:], inside
 
 
-def test_it_finds_members_that_the_margin_alone_does_not():
-    known, margin, inside = planted(1.5)
-    score = strong.of_signals(known, margin)
+def test_it_finds_members_that_the_loss_alone_does_not():
+    known, log_prob, inside = planted(1.5)
+    score = strong.of_signals(known, log_prob)
     found = metrics.auc(score[inside], score[~inside]).value
-    alone = metrics.auc(margin[0, inside, 0], margin[0, ~inside, 0]).value
+    alone = metrics.auc(log_prob[0, inside, 0], log_prob[0, ~inside, 0]).value
     # With difficulty known the AUC is Phi(1.5 / sqrt 2) = 0.86, and a little less with
     # 4 + 4 references; without, Phi(1.5 / sqrt 20) = 0.63. Standard errors near 0.01.
     assert found > 0.8 and alone < 0.68
@@ -38,17 +39,17 @@ def test_it_finds_members_that_the_margin_alone_does_not():
 def test_on_noise_it_finds_nothing():
     found = []
     for seed in range(8):
-        known, margin, inside = planted(0.0, models=2 + 2 * (seed % 2), seed=seed)
-        score = strong.of_signals(known, margin)
+        known, log_prob, inside = planted(0.0, models=2 + 2 * (seed % 2), seed=seed)
+        score = strong.of_signals(known, log_prob)
         found.append(metrics.auc(score[inside], score[~inside]).value)
     # AUC of 1,000 + 1,000 scores of one law: standard error 0.0129; of 8: 0.0046.
     assert abs(np.mean(found) - 0.5) < 4 * 0.0046
 
 
 def test_an_example_that_is_not_finite_has_no_score():
-    known, margin, _ = planted(1.0, examples=100)
-    margin[0, 7] = np.nan
-    score = strong.of_signals(known, margin)
+    known, log_prob, _ = planted(1.0, examples=100)
+    log_prob[0, 7] = np.nan
+    score = strong.of_signals(known, log_prob)
     assert np.flatnonzero(np.isnan(score)).tolist() == [7]
 
 
@@ -62,7 +63,7 @@ def test_a_report_with_the_strong_attack_and_an_audit(path, tmp_path, capsys):  
     plain, private = report["runs"]
     for run in (plain, private):
         attack = run["membership_strong"]
-        assert attack["attack"] == "Student-t" and attack["references"] == "IN+OUT"
+        assert attack["attack"] == "RMIA" and attack["references"] == "IN+OUT"
         assert attack["shadow_models"] == 2
         assert attack["n_members"] == run["membership"]["n_members"]
         assert run["membership"]["attack"] == "loss threshold"
@@ -78,7 +79,7 @@ def test_a_report_with_the_strong_attack_and_an_audit(path, tmp_path, capsys):  
     text = page.read_text()
     for words in (
         "audited: ε at least",
-        "Student-t, 2 shadow models",
+        "RMIA, 2 shadow models",
         "loss threshold",
     ):
         assert words in text

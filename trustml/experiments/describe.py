@@ -158,7 +158,7 @@ def _strong(config, trained, members, others) -> dict[str, Any]:
     attack = membership.from_scores(
         members[np.isfinite(members)],
         others[np.isfinite(others)],
-        attack="Student-t",
+        attack="RMIA",
         references="IN+OUT",
     )
     found = _with_limit(attack, trained)

@@ -1,10 +1,13 @@
-"""The strong attack on a model of the trust report: shadow models and Student's t.
+"""The strong attack on a model of the trust report: shadow models and RMIA.
 
 An attacker who has data of the same kind trains M models as the audited one was, each
 on a random half of the training and validation examples together, without privacy or by
 the private trainer at the same budget. Of every example he then knows what models say
-that learnt it, and what models say that did not; the score is the log ratio of the two
-(`trustml.attacks.likelihood`). The target is the reported model itself. It is none of
+that learnt it, and what models say that did not; the score is how much likelier the
+target finds it than they do in the mean (`trustml.attacks.ratio`), which with few
+references, and with privacy, finds more than likelihood ratios: on SNIPS with 4 of them
+AUC 0.673 without privacy and 0.540 at epsilon = 8, where Student-t has 0.649 and 0.508
+(`configs/membership_snips.py`). The target is the reported model itself. It is none of
 the M, so all of them are its references: members are the training examples, others the
 validation examples.
 
@@ -14,7 +17,7 @@ Example::
     found = strong.scores(config, attack, task, params, workdir)       # float64[n]
 
 References: https://arxiv.org/abs/2112.03570 (shadow models, IN and OUT),
-https://arxiv.org/abs/2603.11799 (Student-t).
+https://arxiv.org/abs/2312.03262 (RMIA).
 """
 
 import dataclasses
@@ -26,7 +29,7 @@ import numpy as np
 
 from trustml import specs
 from trustml import task as task_lib
-from trustml.attacks import likelihood, references, signals
+from trustml.attacks import ratio, references, signals
 from trustml.data import datasets
 from trustml.experiments import membership
 
@@ -63,26 +66,25 @@ def scores(
     """
     kept, _ = membership.collect(_shadows(config), attack, workdir / "attack")
     one = jax.tree.map(lambda x: x[None], params)
-    margin, _ = jax.jit(signals.of(task))(one, attack.columns)
-    found = of_signals(kept.signals, np.asarray(margin))
+    _, log_prob = jax.jit(signals.of(task))(one, attack.columns)
+    found = of_signals(kept.signals, np.asarray(log_prob))
     return found.astype(np.float64)
 
 
-def of_signals(known: signals.Signals, margin: np.ndarray) -> np.ndarray:
-    """Student-t scores of a target outside the design, float32[n].
+def of_signals(known: signals.Signals, log_prob: np.ndarray) -> np.ndarray:
+    """RMIA scores of a target outside the design, float32[n].
 
     Args:
       known: what the shadow models say.
-      margin: float32[1, n, Q], what the target says.
+      log_prob: float32[1, n, Q], what the target says of the true class.
     """
-    valid = known.valid & np.isfinite(margin).all(axis=(0, 2))
+    valid = known.valid & np.isfinite(log_prob).all(axis=(0, 2))
     rotation = references.outside_target(known.member)
 
-    def ratio(shadow, target):
-        seen = references.summary(shadow, rotation, valid)
-        return likelihood.student_t(target, seen).value[0]
+    def score(shadow, target):
+        return ratio.rmia(target, ratio.log_means(shadow, rotation, valid)).value[0]
 
-    return np.asarray(jax.jit(ratio)(known.margin, margin))
+    return np.asarray(jax.jit(score)(known.log_prob, log_prob))
 
 
 def _shadows(config: specs.RunConfig) -> specs.RunConfig:

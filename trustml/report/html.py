@@ -271,8 +271,8 @@ def _methods(report: Mapping[str, Any]) -> tuple[str, ...]:
             "Shadow models were trained with the settings of each run, with privacy of "
             "the same budget where it has one, on random halves of its training and "
             "validation examples together; every example was in half of them. The "
-            "score is the log ratio of two predictive densities of what they say of an "
-            "example, learnt or not (Student's t)."
+            "score is how much likelier the attacked model finds an example than they "
+            "do in the mean, half of them having learnt it (RMIA)."
         )
     if any(schema.get(run, "audit") for run in report["runs"]):
         methods.append(

@@ -263,7 +263,7 @@ def _named(tree: Any, key: str) -> str:
 
 
 def _attack(result: Mapping[str, Any]) -> str:
-    """'loss threshold', or 'Student-t, 8 shadow models'."""
+    """'loss threshold', or 'RMIA, 8 shadow models'."""
     count = schema.number(result, "shadow_models")
     own = f", {count:.0f} shadow models" if count else ""
     return _text(result, "attack") + own
