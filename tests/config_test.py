@@ -220,6 +220,32 @@ WRONG = [
     ({"baseline__dropout": 1.0}, ["baseline.dropout=1.0", "below 1"]),
     ({"attack__num_models": 1}, ["attack.num_models=1", ">= 2"]),
     ({"attack__num_models": 7}, ["attack.num_models=7", "must be even", "take 8"]),
+    (
+        {
+            "experiment": "membership",
+            "privacy__enabled": False,
+            "attack__num_models": 2,
+        },
+        ["attack.num_models=2", "no references", ">= 4"],
+    ),
+    (
+        {
+            "experiment": "membership",
+            "privacy__enabled": False,
+            "attack__references": (4, 3),
+        },
+        ["attack.references=(4, 3)", "whole pairs", "even"],
+    ),
+    (
+        {
+            "experiment": "membership",
+            "privacy__enabled": False,
+            "privacy__unit": "user",
+            "data__user_column": "who",
+            "data__path": "a.tsv",
+        },
+        ["privacy.unit='user'", "experiment='membership'", "'example'"],
+    ),
     ({"attack__design": "pair"}, ["attack.design='pair'", "did you mean 'paired'?"]),
     ({"attack__group_size": -1}, ["attack.group_size=-1", "0 finds it out"]),
     (

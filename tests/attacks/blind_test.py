@@ -29,7 +29,7 @@ def test_a_random_split_is_at_chance():
         found = blind.measure(*_texts(300, 0.0, seed), steps=60)
         areas.append(found.auc)
         errors.append(found.stderr)
-        assert not found.differs and "at chance" in found.sentence
+        assert not found.differs and "of chance" in found.sentence
     # Three independent draws.
     assert abs(np.mean(areas) - 0.5) < 3 * np.mean(errors) / np.sqrt(3)
 

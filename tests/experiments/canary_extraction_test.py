@@ -106,7 +106,8 @@ def test_scores_are_the_loss_of_training_and_predictions_those_of_the_task(tmp_p
     asked = score((params, seeds), ready.columns)
     _, intents, tags, losses, guesses = asked
     assert losses.shape == (2, 9) and guesses.shape == (2, 0, 2)
-    assert tags.shape == data.test["slots"].shape and intents.shape == (2, 6)
+    assert tags.shape == (2, *data.test["slots"].shape)
+    assert intents.shape == (2, len(data.test["label"]))
     loss = jax.jit(jax.vmap(ready.task.loss, (None, 0, None)), compiler_options=FAST)
     predict = jax.jit(jax.vmap(ready.task.predict, (None, 0)), compiler_options=FAST)
     for model, seed in enumerate(seeds.tolist()):

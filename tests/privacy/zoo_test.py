@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.privacy import zoo
+from tests.privacy.zoo import products
 from trustml.privacy import clipping
 
 SIZE = 7
@@ -219,7 +220,9 @@ def zero_sum_loss(params, example, key):
 
 def zero_sum_conv_loss(params, example, key):
     del key
-    return jnp.sum(zoo.conv(example["x"], params["w"], padding="VALID") * example["g"])
+    return jnp.sum(
+        products.conv(example["x"], params["w"], padding="VALID") * example["g"]
+    )
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])
@@ -262,7 +265,7 @@ SHAPED = {
         {"w1": (i, o), "b1": (o,), "w2": (o, 3)},
     ),
     "conv": lambda t, i, o: (
-        zoo.conv_net({"strides": (2,)}),
+        products.conv_net({"strides": (2,)}),
         {"k1": (3, i, o), "b1": (o,), "out": (o, 3)},
     ),
     "gru": lambda t, i, o: (

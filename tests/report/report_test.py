@@ -458,3 +458,22 @@ def test_a_strong_attack_leads_and_an_audit_stands_beside_the_promise(report):
     # Where one run lacks the strong attack, all are compared by the common one.
     del runs[0]["membership_strong"]
     assert "loss-threshold" in words.leaks(runs).headline
+
+
+def test_the_promise_for_users_is_no_limit_for_their_examples(report):
+    """One example of a user may move a sum by 2 C: the limit holds for whole users."""
+    users = json.loads(json.dumps(schema.clean(report)))
+    for run in users["runs"]:
+        if run["private"]:
+            run |= {"privacy_unit": "one training user", "num_units": 237}
+            run |= {"delta": 0.01, "relation": "add_or_remove_one"}
+    drawn = figures.roc(users["runs"])
+    assert ">limit<" in figures.roc(report["runs"]) and ">limit<" not in drawn
+    page = html.render(users)
+    assert "adding or removing one user, with all their examples" in page
+    assert "adding or removing one example" not in page
+    assert "which users were in the training data" in page
+    assert "δ = 0.01 is not below 1/237" in page and "237" in tables.privacy(
+        users["runs"]
+    )
+    assert "is not below 1/" not in html.render(report)

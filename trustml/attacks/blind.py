@@ -120,7 +120,8 @@ def measure(
         )
     else:
         sentence = (
-            f"A linear classifier of the inputs alone is at chance: {figure}. It found "
+            "A linear classifier of the inputs alone is within three standard errors "
+            f"of chance: {figure}. It found "
             "no difference between members and non-members but membership."
         )
     return Blind(area.value, area.lo, area.hi, stderr, bool(differs), sentence)

@@ -265,6 +265,13 @@ def bounds(
       ValueError: if the coins are too uneven to be fair, which happens once in a
         thousand runs.
     """
+    try:
+        one_run.check_coins(found.units.sum(axis=0), found.included)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} It is one draw in a thousand: delete the directory of this "
+            "budget in the workdir, and run the same command again."
+        ) from error
     steps, full = ready.plan.steps, ready.sample_rate == 1
     errors: dict[str, Any] = {"delta": ready.plan.delta, "alpha": alpha}
     law: dict[str, Any] = {

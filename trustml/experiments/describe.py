@@ -167,9 +167,10 @@ def _strong(config, trained, members, others) -> dict[str, Any]:
 
 def _with_limit(attack: membership.MembershipResult, trained) -> dict[str, Any]:
     """The result with what the promise allows any attack to reach."""
-    if trained.plan is None:
-        return membership.as_dict(attack)
     plan = trained.plan
+    # A user's promise does not hold for one example among several: no limit then.
+    if plan is None or plan.sampler.privacy_unit == "user":
+        return membership.as_dict(attack)
     return membership.as_dict(attack, epsilon=plan.epsilon(), delta=plan.delta)
 
 
@@ -194,6 +195,7 @@ def _promise(config, columns, trained) -> dict[str, Any]:
         "delta": plan.delta,
         "relation": spec.relation,
         "privacy_unit": f"one training {clipper.privacy_unit}",
+        "num_units": plan.sampler.num_examples,
         "sampler": spec.sampler,
         "accountant": spec.accountant,
         "noise_multiplier": plan.noise_multiplier,

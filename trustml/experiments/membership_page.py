@@ -98,12 +98,20 @@ def _leaks(leak: Leak) -> words.Card:
             "Looking at the loss alone, without models of its own, an attacker has AUC "
             f"{figures.heading(other.auc.value, other.auc.lo, other.auc.hi)}."
         )
-    leaky = best.auc.lo > 0.5
+    finder = max(leak.attacks[budget], key=lambda a: leak.attacks[budget][a].auc.lo)
+    strongest = leak.attacks[budget][finder].auc
+    leaky = strongest.lo > 0.5
+    if finder != HEADLINE:
+        points.append(
+            f"Of all {len(leak.attacks[budget])} attacks {finder} finds most (which "
+            "flatters it a little), AUC "
+            f"{figures.heading(strongest.value, strongest.lo, strongest.hi)}."
+        )
     who = "without privacy" if leak.epsilon is None else f"at ε = {leak.epsilon:.3g}"
     headline = (
         f"Models trained {who} give members away."
         if leaky
-        else f"{HEADLINE} finds nothing in models trained {who}."
+        else f"No attack of these finds anything in models trained {who}."
     )
     if leak.n_invalid:
         points.append(f"{leak.n_invalid} examples had no finite signal: not attacked.")

@@ -275,12 +275,12 @@ def roc(runs: Runs, name: str = "roc") -> str:
                 linestyle=look["linestyle"],
                 label=names[run["name"]],
             )
-            limit = schema.epsilon(run) if schema.is_private(run) else None
+            limit = schema.epsilon(run) if _limited(run) else None
             if limit is not None:
                 delta = schema.number(run, "delta") or 0.0
                 bound = metrics.tpr_bound(grid, limit, delta)
                 ax.plot(grid, bound, color=look["color"], linewidth=1, linestyle="--")
-        if any(schema.is_private(run) for run in attacked):
+        if any(_limited(run) for run in attacked):
             ax.plot(
                 [], [], color=drawing.INK, linewidth=1, linestyle="--", label="limit"
             )
@@ -297,6 +297,11 @@ def roc(runs: Runs, name: str = "roc") -> str:
         for run in attacked
     )
     return drawing.svg(name, alt + "; guessing gives 0.5.", draw, 3.6)
+
+
+def _limited(run: Mapping[str, Any]) -> bool:
+    """The promise limits attacks on single examples; that for users does not."""
+    return schema.is_private(run) and not schema.protects_users(run)
 
 
 def cost(runs: Runs) -> str:

@@ -22,6 +22,7 @@ count.
       epsilon_nominal              what the noise is often quoted with; no guarantee
       delta, relation              1e-5, 'add_or_remove_one'
       privacy_unit                 'one training utterance'
+      num_units                    how many of them there are
       sampler, accountant          'poisson', 'pld'
       noise_multiplier, l2_clip_norm
       noise_secret                 bool: from the operating system, not a seed
@@ -159,6 +160,11 @@ def number(tree: Any, *path: str) -> float | None:
 def is_private(run: Mapping[str, Any]) -> bool:
     """True if the run was trained with privacy."""
     return bool(run.get("private"))
+
+
+def protects_users(run: Mapping[str, Any]) -> bool:
+    """True if the promise is for users, whose examples it does not hold for singly."""
+    return "user" in str(run.get("privacy_unit") or "")
 
 
 def epsilon(run: Mapping[str, Any]) -> float | None:

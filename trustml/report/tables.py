@@ -76,6 +76,7 @@ def privacy(runs: Runs) -> str:
         ("audited: ε at least", _audited),
         ("δ", lambda r: _scientific(r, "delta")),
         ("protects", lambda r: _text(r, "privacy_unit")),
+        ("of these there are", lambda r: _number(r, "num_units", digits=9)),
         ("neighbours differ by", lambda r: _relation(r)),
         ("accountant", lambda r: _named(r, "accountant")),
         ("sampling", lambda r: _named(r, "sampler")),
@@ -285,8 +286,7 @@ def _flag(tree: Any, key: str, yes: str, no: str) -> str:
 
 
 def _relation(run: Mapping[str, Any]) -> str:
-    relation = _text(run, "relation")
-    return words.RELATIONS.get(relation, relation)
+    return words.relation(run)
 
 
 def _estimate(tree: Any, *path: str) -> str:

@@ -25,6 +25,11 @@ RELATIONS = {
     "replace_one": "replacing one example by another",
     "replace_special": "replacing one example by an empty one",
 }
+USER_RELATIONS = {
+    "add_or_remove_one": "adding or removing one user, with all their examples",
+    "replace_one": "replacing one user, with all their examples, by another",
+    "replace_special": "replacing one user, with all their examples, by an empty one",
+}
 ACCOUNTANTS = {
     "pld": "privacy loss distributions (PLD)",
     "rdp": "Rényi differential privacy (RDP)",
@@ -78,9 +83,12 @@ def promised(runs: Sequence[Mapping[str, Any]]) -> Card:
             points.append(f"{names[run['name']]}: the ε that was spent is not stated.")
             continue
         limit = float(metrics.tpr_bound(0.01, eps, delta))
+        guessed = "who was in the training data"
+        if schema.protects_users(run):
+            guessed = "which users were in the training data, whole,"
         points.append(
             f"{names[run['name']]} ({eps:.3g} spent, δ = {fmt.scientific(delta)}): "
-            "whoever guesses who was in the training data and wrongly accuses 1% finds "
+            f"whoever guesses {guessed} and wrongly accuses 1% finds "
             f"at most {fmt.percent_up(limit)} of those who were"
             + (
                 ", which on its own rules out almost nothing."
@@ -88,6 +96,7 @@ def promised(runs: Sequence[Mapping[str, Any]]) -> Card:
                 else ", by whatever method; blind guessing finds 1%."
             )
         )
+    points += _loose_delta(private)
     broken = [names[r["name"]] for r in private if schema.get(r, "audit", "violated")]
     points += [text for run in private if (text := _audited(run, names))]
     secret = [run.get("noise_secret") for run in private]
@@ -373,6 +382,26 @@ def interval_of(result: Mapping[str, Any]) -> tuple[float | None, float | None]:
     return (ends[0], ends[1]) if len(ends) == 2 else (None, None)
 
 
+def relation(run: Mapping[str, Any]) -> str:
+    """What neighbours differ by, in words; that of users where these are the unit."""
+    known = USER_RELATIONS if schema.protects_users(run) else RELATIONS
+    name = str(schema.get(run, "relation", default="\u2013"))
+    return known.get(name, name)
+
+
+def _loose_delta(private: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A warning where delta allows whole units of the data to be given away."""
+    run = private[0]
+    count, delta = schema.number(run, "num_units"), schema.number(run, "delta")
+    if not count or not delta or count * delta < 1:
+        return []
+    return [
+        f"δ = {fmt.scientific(delta)} is not below 1/{count:,.0f}, one over the units "
+        "that are protected: a mechanism that publishes some of them whole could keep "
+        "this promise. Choose a smaller δ."
+    ]
+
+
 def _accounting(private: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> str:
     run = private[0]
     accountant = schema.get(run, "accountant")
@@ -387,7 +416,7 @@ def _accounting(private: Sequence[Mapping[str, Any]], names: Mapping[str, str]) 
         if run["sampler"] == "shuffled":
             text += " (no credit is taken for the sampling)"
     if schema.get(run, "relation"):
-        text += f", {RELATIONS.get(run['relation'], run['relation'])}"
+        text += f", {relation(run)}"
     second = [
         f"{schema.number(r, 'epsilon_rdp'):.3g} ({names[r['name']]})"
         for r in private

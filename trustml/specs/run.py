@@ -207,10 +207,28 @@ class RunConfig:
                 value = getattr(privacy, field)
                 if value is not None:
                     _validate.fail(f"privacy.{field}", value, bound, cure)
+        self._check_references()
         self._check_idle()
+
+    def _check_references(self):
+        """Budgets that the design can serve, before any model is trained."""
+        spec, paired = self.attack, self.attack.design == "paired"
+        least = 4 if paired else 3
+        if spec.num_models < least:
+            bound = f"leaves no references; it must be >= {least}"
+            _validate.fail("attack.num_models", spec.num_models, bound, "64 is usual")
+        for budget in spec.references:
+            if paired and budget % 2:
+                bound = f"has {budget}, and references come in whole pairs"
+                cure = "give even numbers, or attack.design='independent'"
+                _validate.fail("attack.references", spec.references, bound, cure)
 
     def _check_idle(self):
         """What shadow models do without."""
+        if self.privacy.unit != "example":
+            bound = f"does not go with experiment={self.experiment!r}"
+            cure = "its models learn from single examples: set it to 'example'"
+            _validate.fail("privacy.unit", self.privacy.unit, bound, cure)
         idle = {
             "train.ema_decay": self.train.ema_decay,
             "train.eval_every": self.train.eval_every,
