@@ -76,6 +76,9 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
             strong=scores,
             audit=audited,
         )
+        if not variant.privacy.enabled:  # its price was taken at the private settings
+            rate = config.train.batch_size / trained.cost.seconds_per_step
+            section["cost"]["examples_per_second"] = rate
         sections.append(section)
         if not variant.privacy.enabled:
             first = tested
