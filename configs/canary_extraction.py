@@ -22,7 +22,7 @@ def get_config(arg=""):
     cfg = config.default()
     cfg.experiment = "canary_extraction"
     cfg.data.name = "snips"  # or atis, nlu_eval
-    cfg.data.max_length = 16
+    cfg.data.max_length = 12  # 13% of the texts are longer, and lose their end
     cfg.data.vocabulary = "hashed"
     cfg.data.vocabulary_size = 8192
     cfg.model.name = "gru"
@@ -33,7 +33,7 @@ def get_config(arg=""):
         *("dropout", "early_stopping", "characters", "combined", "dp_sgd"),
     )
     cfg.canary.defence_copies = (0, 10)
-    cfg.canary.defence_seeds = 8
+    cfg.canary.defence_seeds = 6  # the least with a 95% interval of a median
     # DP-SGD: settings that suit noise and clipping; `baseline` is for all others.
     cfg.privacy.enabled = True
     cfg.privacy.epsilon = 8.0
@@ -41,7 +41,7 @@ def get_config(arg=""):
     cfg.privacy.l2_clip_norm = 0.5
     cfg.optimizer.name = "adam"
     cfg.optimizer.learning_rate = 4e-3
-    cfg.train.steps = 200
+    cfg.train.steps = 150
     cfg.train.batch_size = 512
     cfg.baseline.learning_rate = 2e-3
     cfg.baseline.steps = 12 * EPOCH
