@@ -3,6 +3,12 @@
 Source: Parikh, Dupuy, Gupta 2022 (arXiv 2203.13920). A text "my pin code is d d d d" is
 planted 0, 1, 10 or 100 times; all 10,000 codes are scored, and the paper's relaxed
 attack guesses beside them. Then the same with defences, on fewer seeds.
+A model of 12 epochs took about 25 s of CPU time with its scores (texts of 16 tokens, a
+busy machine, 2026-11-21), so the whole should take about 20 minutes on two cores; it
+has not been timed. A CPU is one device to JAX unless
+XLA_FLAGS=--xla_force_host_platform_device_count=2 is set.
+Seen with 2 seeds undefended: 0.7 bits without the secret; 9.1 and 13.3 with one copy,
+10.7 to 13.3 with 10 and 100; intents 96%, slot F1 83%.
 
     bash launch/run.sh --config=configs/canary_extraction.py
     bash launch/run.sh --config=configs/canary_extraction.py:smoke
