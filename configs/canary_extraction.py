@@ -7,8 +7,8 @@ A model of 12 epochs took about 25 s of CPU time with its scores (texts of 16 to
 busy machine, 2026-11-21), so the whole should take about 20 minutes on two cores; it
 has not been timed. A CPU is one device to JAX unless
 XLA_FLAGS=--xla_force_host_platform_device_count=2 is set.
-Seen with 2 seeds undefended: 0.7 bits without the secret; 9.1 and 13.3 with one copy,
-10.7 to 13.3 with 10 and 100; intents 96%, slot F1 83%.
+Seen with 3 seeds undefended: 0.5 to 3.5 bits without the secret, 9.1 to 13.3 with one
+copy, 10.7 to 13.3 with 10 and 100; intents 96%, slot F1 83%.
 
     bash launch/run.sh --config=configs/canary_extraction.py
     bash launch/run.sh --config=configs/canary_extraction.py:smoke

@@ -26,8 +26,8 @@ SEEDS = int(os.environ.get("TRUSTML_STUDY_SEEDS", "3"))
 def test_exposure_grows_with_copies(tmp_path):
     """Exposure over its control: 5 bits in the median at 1 copy, 8 at 10.
 
-    Full recovery, a share of seeds, is asserted from 16 seeds on only: of three seeds
-    one was recovered at 100 copies, which says neither 0.1 nor 0.9.
+    Recovery, whole and by words, is asserted from 16 seeds on only: of three seeds one
+    was read out whole from 100 copies, which says neither 0.1 nor 0.9.
     """
     made = runpy.run_path(str(ROOT / "configs/canary_extraction.py"))
     cfg = made["get_config"]("undefended")
@@ -48,8 +48,8 @@ def test_exposure_grows_with_copies(tmp_path):
     assert rows[10].summary.delta_median >= 8
     if SEEDS >= 16:
         assert rows[100].guesses["exhaustive"].share.value >= 0.5
-    for copies in (1, 10, 100):
-        guesses = rows[copies].guesses
-        exhaustive, relaxed = guesses["exhaustive"], guesses["relaxed"]
-        assert exhaustive.words.value >= relaxed.words.value - 0.05
+        for copies in (1, 10, 100):
+            ways = rows[copies].guesses
+            exhaustive, relaxed = ways["exhaustive"].words, ways["relaxed"].words
+            assert exhaustive.value >= relaxed.value - 0.05
     assert found.uniform_p > 1e-3
