@@ -3,6 +3,12 @@
 Source: Parikh, Dupuy, Gupta 2022 (arXiv 2203.13920). A text "my pin code is d d d d" is
 planted 0, 1, 10 or 100 times; all 10,000 codes are scored, and the paper's relaxed
 attack guesses beside them. Then the same with defences, on fewer seeds.
+A model of 12 epochs took about 25 s of CPU time with its scores (texts of 16 tokens, a
+busy machine, 2026-11-21), so the whole should take about 20 minutes on two cores; it
+has not been timed. A CPU is one device to JAX unless
+XLA_FLAGS=--xla_force_host_platform_device_count=2 is set.
+Seen with 3 seeds undefended: 0.5 to 3.5 bits without the secret, 9.1 to 13.3 with one
+copy, 10.7 to 13.3 with 10 and 100; intents 96%, slot F1 83%.
 
     bash launch/run.sh --config=configs/canary_extraction.py
     bash launch/run.sh --config=configs/canary_extraction.py:smoke
@@ -22,7 +28,7 @@ def get_config(arg=""):
     cfg = config.default()
     cfg.experiment = "canary_extraction"
     cfg.data.name = "snips"  # or atis, nlu_eval
-    cfg.data.max_length = 16
+    cfg.data.max_length = 12  # 13% of the texts are longer, and lose their end
     cfg.data.vocabulary = "hashed"
     cfg.data.vocabulary_size = 8192
     cfg.model.name = "gru"
@@ -33,7 +39,7 @@ def get_config(arg=""):
         *("dropout", "early_stopping", "characters", "combined", "dp_sgd"),
     )
     cfg.canary.defence_copies = (0, 10)
-    cfg.canary.defence_seeds = 8
+    cfg.canary.defence_seeds = 6  # the least with a 95% interval of a median
     # DP-SGD: settings that suit noise and clipping; `baseline` is for all others.
     cfg.privacy.enabled = True
     cfg.privacy.epsilon = 8.0
@@ -41,7 +47,7 @@ def get_config(arg=""):
     cfg.privacy.l2_clip_norm = 0.5
     cfg.optimizer.name = "adam"
     cfg.optimizer.learning_rate = 4e-3
-    cfg.train.steps = 200
+    cfg.train.steps = 150
     cfg.train.batch_size = 512
     cfg.baseline.learning_rate = 2e-3
     cfg.baseline.steps = 12 * EPOCH

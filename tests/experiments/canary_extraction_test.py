@@ -3,6 +3,7 @@
 The study on SNIPS, 16 seeds, is the config's: configs/canary_extraction.py.
 """
 
+import functools
 import json
 
 import jax
@@ -70,13 +71,15 @@ def first(config):
     return canary_extraction.prepare(variant, data), data
 
 
-def test_a_run_from_end_to_end(tmp_path, capsys):
+def test_a_run_from_end_to_end(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(jax, "jit", functools.partial(jax.jit, compiler_options=FAST))
     changes = PRIVATE | {
         "canary__defences": ("dp_sgd",),
-        "canary__attacks": ("exhaustive", "descent"),
+        "canary__attacks": ("exhaustive", "relaxed"),
     }
     config = make_config(tmp_path, **changes)
-    path = canary_extraction.run(config, tmp_path / "out")
+    with jax.numpy_dtype_promotion("standard"):  # optax.adam breaks the strict one
+        path = canary_extraction.run(config, tmp_path / "out")
     page = path.read_text()
     assert path.name == "report.html" and "Can a secret be read out" in page
     assert "too few for a claim" in page and "k times is k examples" in page
@@ -88,7 +91,7 @@ def test_a_run_from_end_to_end(tmp_path, capsys):
     assert [row["copies"] for row in plain["rows"]] == [0, 4]
     for row in plain["rows"]:
         ways = row["guesses"]
-        assert set(ways) == {"exhaustive", "descent"}
+        assert set(ways) == {"exhaustive", "relaxed"}
         assert 0 <= row["slot_f1"]["value"] <= 1
     said = capsys.readouterr().out
     assert "undefended" in said and "dp_sgd" in said
@@ -106,8 +109,8 @@ def test_scores_are_the_loss_of_training_and_predictions_those_of_the_task(tmp_p
     asked = score((params, seeds), ready.columns)
     _, intents, tags, losses, guesses = asked
     assert losses.shape == (2, 9) and guesses.shape == (2, 0, 2)
-    assert tags.shape == (2, *data.test["slots"].shape)
-    assert intents.shape == (2, len(data.test["label"]))
+    size = data.test["slots"].shape
+    assert tags.shape == (2, *size) and intents.shape == (2, size[0])
     loss = jax.jit(jax.vmap(ready.task.loss, (None, 0, None)), compiler_options=FAST)
     predict = jax.jit(jax.vmap(ready.task.predict, (None, 0)), compiler_options=FAST)
     for model, seed in enumerate(seeds.tolist()):
@@ -194,14 +197,20 @@ def test_fingerprint_follows_secrets_and_settings(tmp_path):
 def test_long_codes_have_losses_of_their_own_lists(tmp_path, monkeypatch):
     monkeypatch.setattr(canary, "MAX_CODES", 5)
     monkeypatch.setattr(planted, "_SUBSPACE", 3)
-    config = make_config(tmp_path, canary__attacks=("beam",))
+    config = make_config(tmp_path, canary__attacks=("beam", "descent"))
     ready, data = first(config)
     assert ready.planted.codes.shape == (2, 2 + 1000 + 3, 2)
     init = jax.jit(jax.vmap(ready.task.init), compiler_options=FAST)
     params = init(jax.random.split(jax.random.key(0), 1))
     score = jax.jit(canary_extraction.scores(ready, data), compiler_options=FAST)
     for seed, secret in enumerate(ready.planted.secrets):
-        losses = score((params, jnp.array([seed])), ready.columns)[3][0]
+        *_, losses, guesses = score((params, jnp.array([seed])), ready.columns)
+        losses = losses[0]
+        assert guesses.shape == (1, 2, 2)
+        best = losses[2:1002].min()  # a thousand draws of nine codes hold them all
+        at_best = ready.planted.codes[seed][2 + int(losses[2:1002].argmin())]
+        np.testing.assert_array_equal(guesses[0, 1], at_best)
+        assert losses[0] >= best
         at = 1002 + int(secret.code[-1])
         np.testing.assert_allclose(losses[0], losses[at], rtol=1e-6)
 
