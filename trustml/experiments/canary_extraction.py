@@ -153,36 +153,10 @@ def prepare(variant: Variant, data: datasets.Dataset) -> Prepared:
     loss = build.loss(config, data, task)
     key = rng.stream(jax.random.key(config.seed), "canary models")
     keys: Any = rng.stream(key, "seeds")
-    plan, root = None, None
-    if config.privacy.enabled:
-        root = rng.root(config.privacy.noise_seed)
-        clipper: Any = build.clipper(config, loss)
-        sampler = build.sampler(config, index.shape[1], 1, root)
-        shapes = jax.eval_shape(task.init, jax.random.key(0))
-        plan = made = build.plan(config, clipper, sampler, shapes)
-        optimizer = build.optimizer(config, build.noise_variance(config, made))
-        index = shadows.private_index(made, index, root)
-
-        def make(steps):
-            return shadows.private_trainer(
-                task.init, clipper, made, optimizer, steps=steps
-            )
-
-    else:
-        optimizer = build.optimizer(config)
-
-        def make(steps):
-            return shadows.trainer(
-                task.init,
-                loss,
-                optimizer,
-                steps=steps or config.train.steps,
-                batch_size=config.train.batch_size,
-                trainable=build.trainable(config),
-            )
+    made = driver.training(config, task, loss, index)
 
     def make_train(steps: int | None) -> shadows.Train:
-        train = make(steps)
+        train = made.make_train(steps)
 
         def of_seed(columns, own):
             same = jax.random.fold_in(keys, own.about.astype(jnp.uint32))
@@ -190,9 +164,10 @@ def prepare(variant: Variant, data: datasets.Dataset) -> Prepared:
 
         return of_seed
 
-    own = shadows.inputs(key, index, noise=root)._replace(about=jnp.asarray(seed))
-    mark = fingerprint(config, data, digest, plan)
-    return Prepared(variant, found, columns, task, make_train, own, plan, mark)
+    own = shadows.inputs(key, made.index, noise=made.root)
+    own = own._replace(about=jnp.asarray(seed))
+    mark = fingerprint(config, data, digest, made.plan)
+    return Prepared(variant, found, columns, task, make_train, own, made.plan, mark)
 
 
 def scores(prepared: Prepared, data: datasets.Dataset) -> driver.Score:

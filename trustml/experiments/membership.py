@@ -159,38 +159,10 @@ def prepare(
     task = build.task(config, data)
     loss = build.loss(config, data, task)
     key = rng.stream(jax.random.key(config.seed), "shadows")
-    plan, root, index = None, None, design.index
-    make_train: Callable[[int | None], shadows.Train]
-    if config.privacy.enabled:
-        root = rng.root(config.privacy.noise_seed)
-        clipper: Any = build.clipper(config, loss)
-        sampler = build.sampler(config, index.shape[1], 1, root)
-        shapes = jax.eval_shape(task.init, jax.random.key(0))
-        plan = made = build.plan(config, clipper, sampler, shapes)
-        optimizer = build.optimizer(config, build.noise_variance(config, made))
-        index = shadows.private_index(made, index, root)
-
-        def make_train(steps: int | None) -> shadows.Train:
-            return shadows.private_trainer(
-                task.init, clipper, made, optimizer, steps=steps
-            )
-
-    else:
-        optimizer = build.optimizer(config)
-
-        def make_train(steps: int | None) -> shadows.Train:
-            return shadows.trainer(
-                task.init,
-                loss,
-                optimizer,
-                steps=steps or config.train.steps,
-                batch_size=config.train.batch_size,
-                trainable=build.trainable(config),
-            )
-
-    own = shadows.inputs(key, index, noise=root)
-    mark = fingerprint(config, data, design, plan)
-    return Attack(design, columns, group, task, make_train, own, plan, mark)
+    made = driver.training(config, task, loss, design.index)
+    own = shadows.inputs(key, made.index, noise=made.root)
+    mark = fingerprint(config, data, design, made.plan)
+    return Attack(design, columns, group, task, made.make_train, own, made.plan, mark)
 
 
 def collect(

@@ -27,9 +27,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from trustml import parallel
+from trustml import parallel, rng, specs
 from trustml import writer as writer_lib
 from trustml.attacks import shadows, signals
+from trustml.experiments import build
+from trustml.privacy import plan as plan_lib
+from trustml.task import Task
 
 _LARGEST = 64  # models in a group of the timed probe
 _WORTH = 0.95  # a doubling has to take less than this share of the time per model
@@ -51,6 +54,61 @@ class Kept(NamedTuple):
     signals: signals.Signals
     epsilon: float | None = None
     delta: float | None = None
+
+
+class Training(NamedTuple):
+    """How every model of a set is trained.
+
+    Attributes:
+      make_train: number of steps (None: all of them) -> training of one model.
+      index: int32[M, H], or the batches int32[M, S, B] of private models.
+      plan: of each model; None without privacy.
+      root: of all noise; None without privacy.
+    """
+
+    make_train: Callable[[int | None], shadows.Train]
+    index: np.ndarray
+    plan: plan_lib.Plan | None
+    root: rng.Root | None
+
+
+def training(config: specs.RunConfig, task: Task, loss, index: np.ndarray) -> Training:
+    """The training that the config names, by the private step where it is private.
+
+    Args:
+      config: of the models.
+      task: of the models.
+      loss: of one example, as `build.loss` makes it.
+      index: int32[M, H], the training sets.
+
+    Raises:
+      ValueError: for whatever is out of bounds, before anything is trained.
+    """
+    if not config.privacy.enabled:
+        optimizer = build.optimizer(config)
+
+        def plain(steps: int | None) -> shadows.Train:
+            return shadows.trainer(
+                task.init,
+                loss,
+                optimizer,
+                steps=steps or config.train.steps,
+                batch_size=config.train.batch_size,
+                trainable=build.trainable(config),
+            )
+
+        return Training(plain, index, None, None)
+    root = rng.root(config.privacy.noise_seed)
+    clipper: Any = build.clipper(config, loss)
+    sampler = build.sampler(config, index.shape[1], 1, root)
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    plan = build.plan(config, clipper, sampler, shapes)
+    optimizer = build.optimizer(config, build.noise_variance(config, plan))
+
+    def private(steps: int | None) -> shadows.Train:
+        return shadows.private_trainer(task.init, clipper, plan, optimizer, steps=steps)
+
+    return Training(private, shadows.private_index(plan, index, root), plan, root)
 
 
 def run(
