@@ -1,0 +1,13 @@
+"""Federated learning: a million ragged clients, vmapped, on one device or many.
+
+    store -> selection -> cohort -> schedule -> lanes -> aggregation -> server
+
+The names to know:
+
+`store.ClientStore`        examples of all clients in flat columns, with offsets
+`partitions`               who holds which example
+`selection`                which clients take part in a round, and what that is worth
+`lanes.run`                one client after another in each of L lanes, in one scan
+`algorithms`               what clients do, and what the server makes of it
+`aggregation`              clip, compress, sum securely or robustly, add noise
+"""
