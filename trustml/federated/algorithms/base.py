@@ -1,0 +1,144 @@
+"""What a federated algorithm is: functions of one client, and one of the server.
+
+    model   = algorithm.model(state)                    what every client gets
+    outcome = algorithm.program(model, client)          in the lanes
+    state   = algorithm.server(state, Gathered(mean of messages, ...))
+
+An algorithm never sees a cohort, lanes, weights or noise: it is given the (weighted,
+clipped, private, ...) mean of the messages, and may not ask how it came about.
+
+Some look at the server's model before they train (Mime, q-FFL, IFCA): `first` is then a
+program that runs over the same cohort, its mean message goes to `prepare`, its records
+are told to the clients as `client.given`.
+
+Example::
+
+    algorithm = averaging.fedavg(task.loss, optax.sgd(0.1), optax.sgd(1.0))
+    state = algorithm.init(params)
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trustml.federated import lanes
+
+PyTree = Any
+Params = Any
+Key = Any
+Loss = Callable[[Params, Any, Key], jax.Array]
+
+
+class Gathered(NamedTuple):
+    """What the server knows when a cohort has trained.
+
+    Attributes:
+      message: the mean of the clients' messages.
+      clients: float32[], clients in the cohort, those without examples among them.
+      population: float32[], K.
+      numbers: int32[C], clients of the cohort; K where a place is empty.
+      records: pytree [C, ...], what the program kept of each.
+    """
+
+    message: PyTree
+    clients: jax.Array
+    population: jax.Array
+    numbers: jax.Array
+    records: PyTree
+
+
+class FederatedAlgorithm(NamedTuple):
+    """Pure functions; see the module docstring.
+
+    Attributes:
+      init: params -> state, with a field `params`.
+      model: state -> pytree that every client gets.
+      program: what a client does.
+      server: (state, Gathered) -> state.
+      memory: params -> what one client remembers between rounds; () if nothing.
+      first: program of a sweep at the server's model, or None.
+      prepare: (state, Gathered) -> state, after that sweep.
+      fair: whether the mean has to be uniform (each client the same weight).
+    """
+
+    init: Callable[[Params], PyTree]
+    model: Callable[[PyTree], PyTree]
+    program: lanes.Program
+    server: Callable[[PyTree, Gathered], PyTree]
+    memory: Callable[[Params], PyTree] = lambda params: ()
+    first: lanes.Program | None = None
+    prepare: Callable[[PyTree, Gathered], PyTree] = lambda state, gathered: state
+    fair: bool = False
+
+
+class Record(NamedTuple):
+    """Of one client's training.
+
+    Attributes:
+      loss: float32[], mean over the examples as they were met.
+      examples: float32[], met.
+    """
+
+    loss: jax.Array
+    examples: jax.Array
+
+
+class Met(NamedTuple):
+    """Sums over the examples that a client has met; float32[]."""
+
+    loss: jax.Array
+    examples: jax.Array
+
+
+def nothing_met() -> Met:
+    """Before the first batch."""
+    return Met(jnp.float32(0), jnp.float32(0))
+
+
+def record(met: Met) -> Record:
+    """The means of what was met."""
+    return Record(met.loss / jnp.maximum(met.examples, 1), met.examples)
+
+
+def objective(loss: Loss):
+    """Mean loss over the real rows of a batch, with its gradient.
+
+    Returns:
+      fn(params, batch, mask, key) -> (gradient, Met). The mean of no row is 0.
+    """
+
+    def mean(params, batch, mask, key):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(mask.size))
+        losses = jax.vmap(loss, (None, 0, 0))(params, batch, keys)
+        total = jnp.where(mask, losses, 0).sum()
+        count = mask.sum().astype(jnp.float32)
+        return total / jnp.maximum(count, 1), Met(total, count)
+
+    return jax.grad(mean, has_aux=True)
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """a + b, leaf by leaf."""
+    return jax.tree.map(jnp.add, a, b)
+
+
+def subtract(a: PyTree, b: PyTree) -> PyTree:
+    """a - b, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, a, b)
+
+
+def add_scaled(a: PyTree, scale: Any, b: PyTree) -> PyTree:
+    """a + scale * b, leaf by leaf, in the types of a."""
+    return jax.tree.map(lambda x, y: x + (scale * y).astype(x.dtype), a, b)
+
+
+def scaled(scale: Any, a: PyTree) -> PyTree:
+    """scale * a, leaf by leaf, in the types of a."""
+    return jax.tree.map(lambda x: (scale * x).astype(x.dtype), a)
+
+
+def zeros(params: Params) -> PyTree:
+    """A tree of zeros of the same shapes."""
+    return jax.tree.map(jnp.zeros_like, params)
