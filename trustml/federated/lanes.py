@@ -122,7 +122,7 @@ class Carry(NamedTuple):
 
     Attributes:
       local: [D, L, ...], state of the client in each lane.
-      total: [D, ...], sum of messages so far: float32, or int32 in exact mode.
+      total: [D, ...], sum of messages so far, in their types; int32 in exact mode.
       clamped: int32[D], coordinates that exact mode had to clamp.
       memory: [D, C, ...].
       records: [D, C, ...].
@@ -139,7 +139,7 @@ class Totals(NamedTuple):
     """Of a round.
 
     Attributes:
-      message: pytree float32, sum over the cohort of w * message.
+      message: pytree, sum over the cohort of w * message; float32 in exact mode.
       clamped: int32[], coordinates that were clamped (exact mode).
     """
 
@@ -155,7 +155,8 @@ class Lanes(NamedTuple):
         memory: leaves [D, C, ...]; first: int32[D, L], of `schedule.first_places`.
       run: (width, carry, shared, data, clients, window, (start, stop)) -> carry;
         `width` is static, start and stop are traced; window: `schedule.Window`.
-      end: (carry) -> (Totals, memory, records), the sum over devices among them.
+      end: (carry) -> (Totals, memory [D * C, ...], records [D * C, ...]), summed over
+        devices.
     """
 
     begin: Callable[..., Carry]
@@ -213,9 +214,9 @@ def make(
                 *_chosen((memory,), first[0]),
                 shared.key,
             )
-            dtype = jnp.int32 if exact else jnp.float32
             total = jax.tree.map(
-                lambda x: jnp.zeros(x.shape, dtype), outcome.message
+                lambda x: jnp.zeros(x.shape, jnp.int32 if exact else x.dtype),
+                outcome.message,
             )
             places = clients.number.shape[0]
             records = jax.tree.map(
@@ -264,7 +265,10 @@ def make(
         total, clamped = spread(local)((), (carry.total, carry.clamped))[0]
         if exact:
             total = jax.tree.map(lambda x: x.astype(jnp.float32) * gamma, total)
-        return Totals(total, clamped), carry.memory, carry.records
+        kept = jax.tree.map(
+            lambda x: x.reshape((-1,) + x.shape[2:]), (carry.memory, carry.records)
+        )
+        return Totals(total, clamped), *kept
 
     return Lanes(begin, run, end)
 
@@ -368,7 +372,8 @@ def _add(static, shared, total, message, weight, last):
 
         def add(total, rows):
             shaped = (-1,) + (1,) * (rows.ndim - 1)
-            kept = jnp.where(last.reshape(shaped), rows * weight.reshape(shaped), 0.0)
+            weights = weight.astype(rows.dtype).reshape(shaped)
+            kept = jnp.where(last.reshape(shaped), rows * weights, 0)
             return total + kept.sum(0)
 
         return jax.tree.map(add, total, message), jnp.int32(0)

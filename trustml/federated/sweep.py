@@ -50,19 +50,21 @@ class Cohort(NamedTuple):
 
 
 class Swept(NamedTuple):
-    """What a sweep leaves; `memory` and `records` wait on the device until read.
+    """What a sweep leaves, on the devices until it is read.
 
     Attributes:
       totals: `lanes.Totals`.
-      memory: () -> pytree of arrays [M, ...].
-      records: () -> pytree of arrays [M, ...]; zeros for clients without steps.
+      memory: pytree of arrays [D * C, ...], by place.
+      records: likewise; zeros for clients without steps.
+      at: int64[M], the place of each client.
       steps: int64[M].
       utilization: useful share of the executed steps of lanes.
     """
 
     totals: lanes_lib.Totals
-    memory: Callable[[], PyTree]
-    records: Callable[[], PyTree]
+    memory: PyTree
+    records: PyTree
+    at: np.ndarray
     steps: np.ndarray
     utilization: float
 
@@ -151,7 +153,7 @@ def make(
         placed = functools.partial(_placed, made, capacity)
         clients = lanes_lib.Client(
             number=placed(np.asarray(cohort.numbers, np.int32)),
-            weight=placed(np.asarray(cohort.weights, np.float32)),
+            weight=placed(np.asarray(cohort.weights, _float())),
             steps=placed(cut.steps.astype(np.int32)),
             given=jax.tree.map(placed, cohort.given),
         )
@@ -170,18 +172,28 @@ def make(
                 carry = step(phase.width, carry, shared, data, clients, part, bounds)
         totals, memory, records = end(carry)
 
-        def back(tree):
-            return jax.tree.map(lambda x: np.asarray(x)[made.device, made.place], tree)
-
+        at = made.device * capacity + made.place
         return Swept(
-            totals,
-            functools.partial(back, memory),
-            functools.partial(back, records),
-            cut.steps,
-            made.utilization,
+            totals, memory, records, at, cut.steps, made.utilization
         )
 
     return Sweep(run, rows)
+
+
+def of_clients(swept: Swept, tree: PyTree) -> PyTree:
+    """Rows of `swept.memory` or `swept.records` as arrays [M, ...] of the host."""
+    return jax.tree.map(lambda x: np.asarray(x)[swept.at], tree)
+
+
+def by_place(swept: Swept, values: np.ndarray, places: int, empty: Any) -> np.ndarray:
+    """The other way: an array [M] at the clients' places, `empty` elsewhere."""
+    out = np.full(places, empty, np.asarray(values).dtype)
+    out[swept.at] = values
+    return out
+
+
+def _float():
+    return jax.dtypes.canonicalize_dtype(np.float64)
 
 
 def _placed(made, capacity, values):

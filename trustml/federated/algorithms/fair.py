@@ -1,0 +1,239 @@
+"""q-FFL and AFL: clients that the model serves badly count for more.
+
+q-FFL (Li et al. 2020), with F_k the client's loss at x, eta its learning rate, q >= 0:
+
+    delta = (x - y) / eta,   h = q F^(q-1) |delta|^2 + F^q / eta
+    x <- x - sum F^q delta / sum h
+
+q = 0 is the uniform mean of FedAvg. AFL (Mohri et al. 2019) weighs clients, or domains
+of clients, by lambda on the simplex, which climbs where the loss is large:
+
+    x <- x + sum lambda_k (y_k - x) / sum lambda_k,
+    lambda <- nearest point of the simplex to lambda + gamma F
+
+Losses are released to the server; under privacy they need a mechanism of their own.
+
+Example::
+
+    algorithm = fair.qffl(task.loss, learning_rate=0.1, q=1.0)
+
+References: https://arxiv.org/abs/1905.10497, https://arxiv.org/abs/1902.00146.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from trustml import _validate
+from trustml.federated import lanes
+from trustml.federated.algorithms import averaging, base
+
+PyTree = Any
+_FLOOR = 1e-10  # of a loss whose power is taken: 0 ** (q - 1) is infinite
+
+
+class FairMessage(NamedTuple):
+    """What q-FFL hands in: F^q delta, like the parameters, and h, float32[]."""
+
+    pull: PyTree
+    bound: jax.Array
+
+
+def qffl(
+    loss: base.Loss,
+    *,
+    learning_rate: float,
+    q: float,
+    schedule: averaging.Schedule = averaging.constant,
+) -> base.FederatedAlgorithm:
+    """q-FFL with clients of plain SGD; see the module docstring.
+
+    Args:
+      loss: of one example, not negative.
+      learning_rate: eta, of the clients.
+      q: >= 0.
+      schedule: round -> factor of eta.
+    """
+    _validate.positive("federated.client_learning_rate", learning_rate)
+    _validate.non_negative("federated.q", q)
+    trained = averaging.training(loss, optax.sgd(learning_rate))
+
+    def finish(model, client, local, memory, key):
+        outcome = trained.finish(model, client, local, memory, key)
+        eta = learning_rate * model.rate
+        delta = base.scaled(-1 / eta, outcome.message)
+        value = jnp.maximum(client.given.loss, _FLOOR)
+        power = value**q
+        square = optax.tree.norm(delta, squared=True)
+        bound = q * value ** (q - 1) * square + power / eta
+        message = FairMessage(base.scaled(power, delta), bound)
+        return outcome._replace(message=message)
+
+    def server_step(state, gathered):
+        pull, bound = gathered.message
+        params = base.add_scaled(state.params, -1 / bound, pull)
+        return averaging.State(params, (), state.round + 1)
+
+    def init(params):
+        return averaging.State(params, (), jnp.int32(0))
+
+    def model(state):
+        return averaging.Model(state.params, schedule(state.round))
+
+    return base.FederatedAlgorithm(
+        init,
+        model,
+        lanes.Program(trained.start, trained.step, finish),
+        server_step,
+        first=mean_loss(loss),
+        fair=True,
+    )
+
+
+class AflState(NamedTuple):
+    """Of the server.
+
+    Attributes:
+      params: x.
+      weights: lambda, float32[number of domains].
+      optimizer: of V.
+      round: int32[].
+    """
+
+    params: PyTree
+    weights: jax.Array
+    optimizer: PyTree
+    round: jax.Array
+
+
+class AflModel(NamedTuple):
+    """What clients get."""
+
+    params: PyTree
+    rate: jax.Array
+    weights: jax.Array
+
+
+class AflMessage(NamedTuple):
+    """A client's change times its lambda, and its lambda."""
+
+    change: PyTree
+    weight: jax.Array
+
+
+def afl(
+    loss: base.Loss,
+    client: optax.GradientTransformation,
+    server: optax.GradientTransformation,
+    *,
+    domains: np.ndarray,
+    learning_rate: float,
+    schedule: averaging.Schedule = averaging.constant,
+) -> base.FederatedAlgorithm:
+    """AFL over domains of clients.
+
+    Args:
+      loss: of one example.
+      client: U.
+      server: V; sgd(1) for the published algorithm.
+      domains: int[K], of each client, from 0; `arange(K)` makes each its own.
+      learning_rate: gamma, of lambda.
+      schedule: round -> factor of the client's updates.
+    """
+    _validate.positive("federated.fair_learning_rate", learning_rate)
+    domains = np.asarray(domains, np.int32)
+    count = int(domains.max()) + 1
+    members = np.bincount(domains, minlength=count)
+    if (members == 0).any():
+        empty = int(np.flatnonzero(members == 0)[0])
+        cure = "number domains from 0 without gaps"
+        _validate.fail("federated.domains", empty, "has no client", cure)
+    trained = averaging.training(loss, client)
+    home = jnp.asarray(domains)
+    share = jnp.asarray(1 / members, jnp.float32)
+
+    def finish(model, client_, local, memory, key):
+        outcome = trained.finish(model, client_, local, memory, key)
+        own = home[client_.number]
+        weight = model.weights[own] * share[own]
+        return outcome._replace(
+            message=AflMessage(base.scaled(weight, outcome.message), weight)
+        )
+
+    def server_step(state, gathered):
+        change, weight = gathered.message
+        change = base.scaled(1 / jnp.maximum(weight, _FLOOR), change)
+        params, optimizer = averaging.server_step(
+            server, state.params, state.optimizer, change
+        )
+        return AflState(params, state.weights, optimizer, state.round + 1)
+
+    def prepare(state, gathered):
+        # A place without client, or a client without examples, has no say.
+        there = gathered.records.examples > 0
+        own = home.at[gathered.numbers].get(mode="clip")
+        target = jnp.where(there, own, count)
+        sums, met = (
+            jnp.zeros(count).at[target].add(values, mode="drop")
+            for values in (gathered.records.loss, jnp.ones_like(gathered.records.loss))
+        )
+        losses = sums / jnp.maximum(met, 1)
+        weights = project_to_simplex(state.weights + learning_rate * losses)
+        return state._replace(weights=weights)
+
+    def init(params):
+        weights = jnp.full(count, 1 / count, jnp.float32)
+        return AflState(params, weights, server.init(params), jnp.int32(0))
+
+    def model(state):
+        return AflModel(state.params, schedule(state.round), state.weights)
+
+    return base.FederatedAlgorithm(
+        init,
+        model,
+        lanes.Program(trained.start, trained.step, finish),
+        server_step,
+        first=mean_loss(loss),
+        prepare=prepare,
+        fair=True,
+    )
+
+
+def mean_loss(loss: base.Loss) -> lanes.Program:
+    """A client's mean loss at the server's model, as its record; no training."""
+
+    def start(model, client, memory):
+        del model, client, memory
+        return base.nothing_met()
+
+    def step(model, local, batch, mask, key, number):
+        del number
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(mask.size))
+        losses = jax.vmap(loss, (None, 0, 0))(model.params, batch, keys)
+        met = base.Met(
+            jnp.where(mask, losses, 0).sum(), mask.sum().astype(jnp.float32)
+        )
+        return base.add(local, met)
+
+    def finish(model, client, local, memory, key):
+        del model, client, key
+        record = base.record(local)
+        return lanes.Outcome(record.loss, memory, record)
+
+    return lanes.Program(start, step, finish)
+
+
+def project_to_simplex(point: jax.Array) -> jax.Array:
+    """The nearest point with entries >= 0 that sum to 1; float32[J].
+
+    References: Duchi et al. 2008, Figure 1.
+    """
+    falling = jnp.sort(point)[::-1]
+    excess = jnp.cumsum(falling) - 1
+    rank = jnp.arange(1, point.size + 1)
+    kept = (falling - excess / rank > 0).sum()
+    threshold = excess[kept - 1] / kept
+    return jnp.maximum(point - threshold, 0)

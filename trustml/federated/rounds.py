@@ -1,0 +1,370 @@
+"""Rounds: a cohort trains, its messages are aggregated, the server takes a step.
+
+    (first sweep at the server's model -> prepare)
+    sweep of the program, each message through the client's half of the aggregator
+    sum -> the aggregator's half at the server -> server step
+
+An algorithm says what clients do and what the server makes of a mean message; an
+aggregator what becomes of messages on the way. Neither knows of lanes or devices.
+
+Dimension key: `K` clients, `M` clients of a cohort, `C` places for them (over all
+devices).
+
+Example::
+
+    rounds_ = rounds.make(algorithm, aggregator, population=K, settings=settings)
+    state = rounds_.init(params, root)
+    for number in range(200):
+        cohort, selected = selector.select(selected, number)
+        state, info = rounds_.run(state, number, chosen, place)
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trustml import rng
+from trustml.federated import lanes as lanes_lib
+from trustml.federated import sweep
+from trustml.federated.aggregation import chain, link
+from trustml.federated.algorithms import base
+
+PyTree = Any
+Key = Any
+Place = Callable[[np.ndarray], tuple[PyTree, np.ndarray]]
+
+_FIRST, _TRAIN, _SERVER = 0, 1, 2  # domains of a round's key
+_ALGORITHM, _AGGREGATOR = 0, 1  # of a client's
+
+
+class Settings(NamedTuple):
+    """How cohorts run; see `sweep.make` and `lanes.make`.
+
+    Attributes:
+      jit: `jax.jit`.
+      lanes: L of each device.
+      batch_size: B.
+      capacity: C of each device, the most clients of a cohort.
+      epochs: of a client, in a round.
+      steps: where positive, of every client, in place of epochs.
+      remainder: of `schedule.REMAINDERS`.
+      group: g.
+      window: S.
+      exact: sums in int32.
+      gamma: their step.
+      devices: all where None.
+      backend: of `parallel.map_sum`.
+    """
+
+    jit: Callable[..., Any]
+    lanes: int
+    batch_size: int
+    capacity: int
+    epochs: int = 1
+    steps: int = 0
+    remainder: str = "mask"
+    group: int = 0
+    window: int = 64
+    exact: bool = False
+    gamma: float = lanes_lib.GAMMA
+    devices: list[jax.Device] | None = None
+    backend: str = "shard_map"
+
+
+class Chosen(NamedTuple):
+    """The clients of a round.
+
+    Attributes:
+      numbers: int[M].
+      sizes: int[M], examples that each uses.
+      weights: float[M] >= 0, of their messages.
+      arrived: bool[M], whose message reaches the server; None: all. Others train for
+        nothing.
+    """
+
+    numbers: np.ndarray
+    sizes: np.ndarray
+    weights: np.ndarray
+    arrived: np.ndarray | None = None
+
+
+class State(NamedTuple):
+    """Between two rounds; all of it goes into a checkpoint.
+
+    Attributes:
+      server: of the algorithm; `server.params` is the model.
+      aggregator: of the aggregator.
+      memory: pytree of arrays [K, ...] of the host, what clients remember; () if
+        nothing.
+    """
+
+    server: Any
+    aggregator: PyTree
+    memory: PyTree
+
+
+class Record(NamedTuple):
+    """Of one client: of the algorithm, and of the aggregator (`link.Record`)."""
+
+    algorithm: PyTree
+    aggregator: PyTree
+
+
+class Info(NamedTuple):
+    """What a round was like.
+
+    Attributes:
+      records: () -> `Record` of arrays [M]; waits for the round.
+      steps: int64[M].
+      utilization: useful share of the executed steps of lanes.
+      clamped: int32[], coordinates that exact mode had to clamp.
+      aggregate: `link.Info`.
+    """
+
+    records: Callable[[], Record]
+    steps: np.ndarray
+    utilization: float
+    clamped: jax.Array
+    aggregate: PyTree
+
+
+class Rounds(NamedTuple):
+    """Functions of the host; made by `make`.
+
+    Attributes:
+      init: (params, root=None) -> State; root: `rng.Root` of the aggregator's noise.
+      run: (State, key, Chosen, place) -> (State, Info). key: of the round. place:
+        rows int[M] -> (data, index), where the rows of the clients lie, handed in as
+        often as `rows` says.
+    """
+
+    init: Callable[..., State]
+    run: Callable[..., tuple[State, Info]]
+
+
+def make(
+    algorithm: base.FederatedAlgorithm,
+    aggregator: chain.Aggregator,
+    *,
+    population: int,
+    expected_weight: float,
+    settings: Settings,
+) -> Rounds:
+    """Joins an algorithm and an aggregator.
+
+    Args:
+      algorithm: what clients and server do.
+      aggregator: what becomes of messages.
+      population: K.
+      expected_weight: W, expected sum of a cohort's weights, a public constant.
+      settings: how cohorts run.
+
+    Raises:
+      ValueError: when built, for settings out of bounds.
+    """
+    options = settings._asdict()
+    stacked = aggregator.collect == "stack"
+    train = sweep.make(_through(algorithm, aggregator, stacked), **options)
+    first = None
+    if algorithm.first is not None:
+        once = {**options, "epochs": 1, "steps": 0, "remainder": "mask"}
+        first = sweep.make(algorithm.first, **once)
+
+    def finish(server, agg_state, totals, scale, numbers, weights, arrived, rest):
+        records, asked, key = rest
+        cohort = link.cohort(
+            weights, arrived, expected_weight=expected_weight, selected=asked
+        )
+        if stacked:
+            message = records.message
+        else:
+            message = jax.tree.map(lambda x: x * scale.astype(x.dtype), totals.message)
+        update, agg_state, info = aggregator.server(agg_state, message, cohort, key)
+        gathered = base.Gathered(
+            message=update,
+            clients=cohort.count.astype(jnp.float32),
+            population=jnp.float32(population),
+            numbers=numbers,
+            records=records.record.algorithm,
+        )
+        return algorithm.server(server, gathered), agg_state, info
+
+    finish_jit = settings.jit(finish)
+    prepare_jit = settings.jit(
+        lambda server, totals, scale, count, numbers, records: algorithm.prepare(
+            server,
+            base.Gathered(
+                base.scaled(scale, totals.message),
+                count,
+                jnp.float32(population),
+                numbers,
+                records,
+            ),
+        )
+    )
+    model_jit = settings.jit(algorithm.model)
+
+    def init(params, root=None):
+        server = algorithm.init(params)
+        message = jax.eval_shape(_message_of(algorithm), server)
+        like = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), message)
+        agg_state = aggregator.init(like, root)
+        one = (algorithm.memory(params), aggregator.memory(like))
+        memory = jax.tree.map(
+            lambda x: np.repeat(np.asarray(x)[None], population, 0), one
+        )
+        return State(server, agg_state, memory)
+
+    def run(state, key, chosen, place):
+        key = jax.random.wrap_key_data(jax.random.key_data(key))  # not consumed
+        server, agg_state, memory = state
+        sizes = np.asarray(chosen.sizes)
+        weights = np.asarray(chosen.weights, np.float64)
+        arrived = chosen.arrived
+        arrived = np.ones(len(sizes), bool) if arrived is None else arrived
+        used = np.where(arrived, weights, 0.0)
+        scale = float(used.max(initial=0.0)) or 1.0
+        model = model_jit(server)
+        given = ()
+        if first is not None:
+            swept = _sweep(first, model, key, _FIRST, chosen, used / scale, (), (), place)
+            met = swept.steps > 0
+            total = (used / scale)[met].sum()
+            server = prepare_jit(
+                server,
+                swept.totals,
+                np.float32(1 / total if total else 0.0),
+                np.float32(np.count_nonzero(arrived)),
+                _at(swept, chosen.numbers, population),
+                swept.records,
+            )
+            given = sweep.of_clients(swept, swept.records)
+            model = model_jit(server)
+        own = jax.tree.map(lambda x: x[chosen.numbers], memory)
+        swept = _sweep(
+            train,
+            (model, agg_state),
+            key,
+            _TRAIN,
+            chosen,
+            used / scale,
+            given,
+            own,
+            place,
+        )
+        there = arrived & (swept.steps > 0)
+        server, agg_state, aggregate = finish_jit(
+            server,
+            agg_state,
+            swept.totals,
+            np.float32(scale),
+            _at(swept, chosen.numbers, population),
+            _at(swept, used.astype(np.float32), 0),
+            _at(swept, there, False),
+            (
+                swept.records,
+                _at(swept, np.ones(len(sizes), bool), False),
+                jax.random.fold_in(key, _SERVER),
+            ),
+        )
+        if jax.tree.leaves(memory):
+            fresh = sweep.of_clients(swept, swept.memory)
+            memory = jax.tree.map(_replaced(chosen.numbers), memory, fresh)
+        info = Info(
+            lambda: sweep.of_clients(swept, swept.records.record),
+            swept.steps,
+            swept.utilization,
+            swept.totals.clamped,
+            aggregate,
+        )
+        return State(server, agg_state, memory), info
+
+    return Rounds(init, run)
+
+
+class _Kept(NamedTuple):
+    """A record, and the message where the aggregator wants all of them."""
+
+    record: Record
+    message: PyTree
+
+
+def _through(algorithm, aggregator, stacked) -> lanes_lib.Program:
+    """The program whose messages have passed the client's half of the aggregator."""
+    program = algorithm.program
+
+    def start(model, client, memory):
+        return program.start(model[0], client, memory[0])
+
+    def step(model, *rest):
+        return program.step(model[0], *rest)
+
+    def finish(model, client, local, memory, key):
+        model, agg_state = model
+        own = jax.random.fold_in(key, _ALGORITHM)
+        outcome = program.finish(model, client, local, memory[0], own)
+        message, kept, record = aggregator.client(
+            agg_state,
+            outcome.message,
+            memory[1],
+            jax.random.fold_in(key, _AGGREGATOR),
+        )
+        record = _Kept(Record(outcome.record, record), message if stacked else ())
+        summed = () if stacked else message
+        return lanes_lib.Outcome(summed, (outcome.memory, kept), record)
+
+    return lanes_lib.Program(start, step, finish)
+
+
+def _message_of(algorithm):
+    """Server state -> a message; for its shapes."""
+
+    def message(server):
+        model = algorithm.model(server)
+        client = lanes_lib.Client(
+            jnp.int32(0), jnp.float32(1), jnp.int32(1), _given(algorithm, model)
+        )
+        memory = algorithm.memory(server.params)
+        local = algorithm.program.start(model, client, memory)
+        key = jax.random.key(0)
+        return algorithm.program.finish(model, client, local, memory, key).message
+
+    return message
+
+
+def _given(algorithm, model):
+    if algorithm.first is None:
+        return ()
+    client = lanes_lib.Client(jnp.int32(0), jnp.float32(1), jnp.int32(1))
+    local = algorithm.first.start(model, client, ())
+    return algorithm.first.finish(model, client, local, (), jax.random.key(0)).record
+
+
+def _sweep(made, model, key, domain, chosen, weights, given, memory, place):
+    sizes = np.asarray(chosen.sizes)
+    data, index = place(made.rows(sizes).rows)
+    cohort = sweep.Cohort(chosen.numbers, sizes, weights, given, memory)
+    return made.run(model, jax.random.fold_in(key, domain), cohort, data, index)
+
+
+def _at(swept, values, empty):
+    places = jax.tree.leaves(swept.records)[0].shape[0]
+    return sweep.by_place(swept, np.asarray(values), places, empty)
+
+
+def _replaced(numbers):
+    def replace(rows, fresh):
+        # A copy: an interrupted round must not leave half of its memories behind.
+        rows = rows.copy()
+        rows[numbers] = fresh
+        return rows
+
+    return replace
+
+
+def round_key(root: rng.Root, number: int) -> Key:
+    """The key of round `number`."""
+    return rng.step_key(rng.stream(root, "clients"), number)
