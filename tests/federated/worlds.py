@@ -11,7 +11,7 @@ import numpy as np
 
 from trustml.federated import sweep
 
-SIZES = np.array([7, 0, 25, 1, 10, 3, 40, 12, 9, 5, 5])
+SIZES = np.array([7, 0, 15, 1, 10, 2, 20, 12, 10, 5, 5])
 DATA_WIDTH, CLASSES = 4, 3
 
 

@@ -288,7 +288,7 @@ def _step(program, static, shared, data, clients, window, step, state):
     number = clients.number.at[now.place].get(mode="clip")
 
     def one(local, index, count, number, step_number):
-        mask = jnp.arange(index.shape[0]) < count
+        mask = jnp.arange(index.shape[0], dtype=count.dtype) < count
         batch = jax.tree.map(lambda column: _rows(column, index, mask), data)
         key = jax.random.fold_in(jax.random.fold_in(shared.key, number), step_number)
         return program.step(shared.model, local, batch, mask, key, step_number)

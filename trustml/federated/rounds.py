@@ -98,7 +98,7 @@ class State(NamedTuple):
       server: of the algorithm; `server.params` is the model.
       aggregator: of the aggregator.
       memory: pytree of arrays [K, ...] of the host, what clients remember; () if
-        nothing.
+        nothing. Written in place, at the very end of a round.
     """
 
     server: Any
@@ -272,7 +272,7 @@ def make(
         )
         if jax.tree.leaves(memory):
             fresh = sweep.of_clients(swept, swept.memory)
-            memory = jax.tree.map(_replaced(chosen.numbers), memory, fresh)
+            jax.tree.map(_write(chosen.numbers), memory, fresh)
         info = Info(
             lambda: sweep.of_clients(swept, swept.records.record),
             swept.steps,
@@ -355,14 +355,11 @@ def _at(swept, values, empty):
     return sweep.by_place(swept, np.asarray(values), places, empty)
 
 
-def _replaced(numbers):
-    def replace(rows, fresh):
-        # A copy: an interrupted round must not leave half of its memories behind.
-        rows = rows.copy()
+def _write(numbers):
+    def write(rows, fresh):
         rows[numbers] = fresh
-        return rows
 
-    return replace
+    return write
 
 
 def round_key(root: rng.Root, number: int) -> Key:

@@ -157,16 +157,18 @@ def make(
             steps=placed(cut.steps.astype(np.int32)),
             given=jax.tree.map(placed, cohort.given),
         )
-        clients = parallel.shard(clients, found)
-        memory = parallel.shard(jax.tree.map(placed, cohort.memory), found)
-        first = parallel.shard(schedule.first_places(made, capacity), found)
+        clients = _put(clients, found)
+        memory = _put(jax.tree.map(placed, cohort.memory), found)
+        first = _put(schedule.first_places(made, capacity), found)
         shared = lanes_lib.Shared(model, key, lanes_lib.int_limit(count))
+        if len(found) > 1:
+            shared = parallel.replicate(shared, found)
         carry = begin(shared, clients, memory, first)
         parts = schedule.windows(
             made, cut, index, batch_size=batch_size, length=window, capacity=capacity
         )
         for part, phases in parts:
-            part = parallel.shard(part, found)
+            part = _put(part, found)
             for phase in phases:
                 bounds = np.int32(phase.start), np.int32(phase.stop)
                 carry = step(phase.width, carry, shared, data, clients, part, bounds)
@@ -190,6 +192,13 @@ def by_place(swept: Swept, values: np.ndarray, places: int, empty: Any) -> np.nd
     out = np.full(places, empty, np.asarray(values).dtype)
     out[swept.at] = values
     return out
+
+
+def _put(tree, devices):
+    """One row for each device. On one, no mesh: a second sharding is a second trace."""
+    if len(devices) > 1:
+        return parallel.shard(tree, devices)
+    return jax.device_put(tree, devices[0])
 
 
 def _float():

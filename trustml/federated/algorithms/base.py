@@ -110,11 +110,12 @@ def objective(loss: Loss):
     """
 
     def mean(params, batch, mask, key):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(mask.size))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(mask.size, dtype="uint32"))
         losses = jax.vmap(loss, (None, 0, 0))(params, batch, keys)
         total = jnp.where(mask, losses, 0).sum()
-        count = mask.sum().astype(jnp.float32)
-        return total / jnp.maximum(count, 1), Met(total, count)
+        count = mask.sum()
+        mean = total / jnp.maximum(count, 1).astype(total.dtype)
+        return mean, Met(*(x.astype(jnp.float32) for x in (total, count)))
 
     return jax.grad(mean, has_aux=True)
 
@@ -131,12 +132,12 @@ def subtract(a: PyTree, b: PyTree) -> PyTree:
 
 def add_scaled(a: PyTree, scale: Any, b: PyTree) -> PyTree:
     """a + scale * b, leaf by leaf, in the types of a."""
-    return jax.tree.map(lambda x, y: x + (scale * y).astype(x.dtype), a, b)
+    return jax.tree.map(lambda x, y: x + jnp.asarray(scale, x.dtype) * y.astype(x.dtype), a, b)
 
 
 def scaled(scale: Any, a: PyTree) -> PyTree:
     """scale * a, leaf by leaf, in the types of a."""
-    return jax.tree.map(lambda x: (scale * x).astype(x.dtype), a)
+    return jax.tree.map(lambda x: jnp.asarray(scale, x.dtype) * x, a)
 
 
 def zeros(params: Params) -> PyTree:

@@ -134,7 +134,7 @@ def _losses(loss, models) -> lanes.Program:
 
     def step(model, local, batch, mask, key, number):
         del number
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(mask.size))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(mask.size, dtype="uint32"))
         each = jax.vmap(jax.vmap(loss, (None, 0, 0)), (0, None, None))
         losses = each(model.params, batch, keys)
         sums = jnp.where(mask[None], losses, 0).sum(1)

@@ -211,7 +211,7 @@ def mean_loss(loss: base.Loss) -> lanes.Program:
 
     def step(model, local, batch, mask, key, number):
         del number
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(mask.size))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(mask.size, dtype="uint32"))
         losses = jax.vmap(loss, (None, 0, 0))(model.params, batch, keys)
         met = base.Met(
             jnp.where(mask, losses, 0).sum(), mask.sum().astype(jnp.float32)
@@ -233,7 +233,7 @@ def project_to_simplex(point: jax.Array) -> jax.Array:
     """
     falling = jnp.sort(point)[::-1]
     excess = jnp.cumsum(falling) - 1
-    rank = jnp.arange(1, point.size + 1)
+    rank = jnp.arange(1, point.size + 1, dtype=point.dtype)
     kept = (falling - excess / rank > 0).sum()
-    threshold = excess[kept - 1] / kept
+    threshold = excess[kept - 1] / kept.astype(point.dtype)
     return jnp.maximum(point - threshold, 0)

@@ -215,8 +215,8 @@ def fedrep(
     def start(model, client_, own):
         params = with_heads(model.params, own)
         local = averaging.Local(params, client.init(params), base.nothing_met())
-        count = jnp.round(head_share * client_.steps).astype(jnp.int32)
-        return RepLocal(local, jnp.clip(count, 0, client_.steps))
+        count = jnp.round(head_share * client_.steps.astype(jnp.float32))
+        return RepLocal(local, count.astype(jnp.int32))
 
     def step(model, local, batch, mask, key, number):
         of_head = number < local.head_steps
