@@ -75,8 +75,11 @@ class Aggregator(NamedTuple):
     explain: Callable[[], str]
 
 
-def chain(*links: link.Link) -> Aggregator:
+def chain(*links: Any) -> Aggregator:
     """The aggregator of these links, in the order of this module's docstring.
+
+    Args:
+      *links: `link.Link`s, from the factories of the other modules.
 
     Raises:
       ValueError: if their order, or two of them together, cannot be; the sentence names
@@ -164,7 +167,7 @@ def chain(*links: link.Link) -> Aggregator:
     )
 
 
-def _completed(links: list[link.Link]) -> list[link.Link]:
+def _completed(links: list[Any]) -> list[link.Link]:
     """The links in checked order, with the weights and denominator left out."""
     _check_order(links)
     robust = any(one.robust for one in links)
@@ -178,7 +181,7 @@ def _completed(links: list[link.Link]) -> list[link.Link]:
     return links
 
 
-def _check_order(links: list[link.Link]) -> None:
+def _check_order(links: list[Any]) -> None:
     at, last = -1, None
     for one in links:
         if not isinstance(one, link.Link):
@@ -266,12 +269,12 @@ def _only(links, stage: str) -> Any:
 
 
 def _sanitised(update: link.Update) -> tuple[link.Message, link.Record]:
-    most, unit = clipping.norm(update)
-    finite = jnp.isfinite(most)
+    scale, unit = clipping.norm(update)
+    finite = jnp.isfinite(unit)
     clean = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), update)
     bits = jnp.float32(32.0 * link.size(update))
     record = link.Record(
-        norm=jnp.where(finite, most * unit, 0.0),
+        norm=jnp.where(finite, scale * unit, 0.0),
         clipped=jnp.zeros((), bool),
         finite=finite,
         bits_up=bits,

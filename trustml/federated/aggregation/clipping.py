@@ -11,7 +11,7 @@ One client moves the sum of bits by s_max / 2 at most, so that query has the mul
 2 s_b / s_max, and for both releases together to cost what one with multiplier z costs,
 the messages get z' = (z^-2 - (2 s_b / s_max)^-2)^(-1/2); `dp.central` sees to it.
 
-Norms are formed from message / max|message|, so no square overflows or vanishes.
+Norms are formed after division by the largest value, so no square overflows.
 
 Example::
 
@@ -46,29 +46,27 @@ class AdaptiveState(NamedTuple):
 
 
 def norm(update: link.Update) -> tuple[jax.Array, jax.Array]:
-    """(largest absolute value M, L2 norm of update / M); float32[] each.
+    """(scale, L2 norm of update / scale); float32[] each, the norm is their product.
 
-    The norm is their product, which may overflow where they do not. (0, 0) for zeros.
+    The second is finite just where all coordinates are, and 0 for zeros.
     """
     leaves = [x for x in jax.tree.leaves(update) if x.size]
     most = jnp.zeros((), jnp.float32)
     for x in leaves:
         most = jnp.maximum(most, jnp.max(jnp.abs(x)))
-    by = jnp.where(most > 0, most, 1.0)
-    squares = [jnp.sum(jnp.square(x / by)) for x in leaves]
-    return most, jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
+    # The reciprocal of the scale has to be a normal float32, too.
+    scale = jnp.clip(jnp.where(most > 0, most, 1.0), 2.0**-126, 2.0**126)
+    squares = [jnp.sum(jnp.square(x / scale)) for x in leaves]
+    return scale, jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
 
 
 def clipped(update: link.Update, l2_clip_norm) -> tuple[link.Update, jax.Array]:
     """(update * min(1, C / norm), norm); of one client, finite."""
-    most, unit = norm(update)
-    length = most * unit
-    by = jnp.where(most > 0, most, 1.0)
-    allowed = l2_clip_norm / jnp.where(unit > 0, unit, 1.0)  # of the largest value
-    scaled = jax.tree.map(
-        lambda x: jnp.where(most > allowed, x / by * allowed, x), update
-    )
-    return scaled, length
+    scale, unit = norm(update)
+    allowed = l2_clip_norm / jnp.where(unit > 0, unit, 1.0)
+    long = scale > allowed
+    shorter = jax.tree.map(lambda x: jnp.where(long, x / scale * allowed, x), update)
+    return shorter, scale * unit
 
 
 def clip(l2_clip_norm: float) -> link.Link:

@@ -141,7 +141,7 @@ def drive(*, unbiased: bool = True) -> link.Link:
     return link.Link("compress", label, client=client, bound=bound)
 
 
-def rotation(x: Vector, key) -> tuple[Vector, Callable[[Vector], Vector]]:
+def rotation(x: Vector, key) -> tuple[Array, Callable[[Array], Array]]:
     """(H D x, padded with zeros to a power of two, and the way back)."""
     size = 1 << max(x.size - 1, 0).bit_length()
     signs = jax.random.rademacher(key, (size,), jnp.float32)

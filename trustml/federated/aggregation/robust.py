@@ -6,7 +6,7 @@
 | `trimmed_mean` | mean of each coordinate without floor(share n) on either side | 1 |
 | `krum` | the message of least score | n >= 2 f + 3 |
 | `multi_krum` | mean of the n - f messages of least score | n >= 2 f + 3 |
-| `bulyan` | mean of the n - 4 f values next to the median of Krum picks | n >= 4 f + 3 |
+| `bulyan` | mean of the n - 4 f values nearest the median of picks | n >= 4 f + 3 |
 | `norm_bound` | mean of messages clipped to the median norm | 1 |
 
 n is the number of rows that are there (not the capacity m, so one program serves every
