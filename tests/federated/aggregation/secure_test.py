@@ -102,23 +102,37 @@ def made(spacing, *, max_clients=M, clip_norm=1.0, size=D, **options):
     return chain.chain(clipping.clip(clip_norm), capped, link_, weighting.expected())
 
 
+def one_round(aggregator):
+    """(deltas, weights, mask, W) -> (clipped deltas, update, info), compiled."""
+    state = aggregator.init({"w": jnp.zeros(D)})
+    key = jax.random.key(0)
+
+    @sensitivity.quick_jit
+    def run(deltas, weights, mask, expected_weight):
+        sent, _, _ = jax.vmap(aggregator.client, (None, 0, None, None))(
+            state, {"w": deltas}, (), key
+        )
+        asked = jnp.ones(M, bool)
+        cohort = link.cohort(
+            weights, mask, expected_weight=expected_weight, selected=asked
+        )
+        update, _, info = aggregator.server(state, sent, cohort, key)
+        return sent.update["w"], update["w"], info
+
+    return run
+
+
 def test_the_chain_sums_rounded_weighted_messages():
     spacing, n = 2.0**-10, np.array([1, 5, 10, 20, 3, 10, 10, 2, 7])
     aggregator = made(spacing, neighbours=4, threshold=0.5)
     gen = np.random.default_rng(3)
     x = gen.normal(size=(M, D)) * 0.3
-    deltas = {"w": jnp.asarray(x, jnp.float32)}
-    state = aggregator.init({"w": jnp.zeros(D)})
-    sent, _, _ = jax.vmap(aggregator.client, (None, 0, None, None))(
-        state, deltas, (), jax.random.key(0)
-    )
     weights, mask = aggregator.weights(n, None), np.arange(M) != 4
-    cohort = link.cohort(weights, mask, expected_weight=2.0, selected=np.ones(M, bool))
-    update, _, info = aggregator.server(state, sent, cohort, jax.random.key(1))
-    clipped = np.asarray(sent.update["w"], np.float32)
-    steps = np.round(clipped * weights[:, None] / np.float32(spacing))
+    run = one_round(aggregator)
+    clipped, update, info = run(x.astype(np.float32), weights, mask, np.float32(2))
+    steps = np.round(np.asarray(clipped) * weights[:, None] / np.float32(spacing))
     wanted = (steps * mask[:, None]).sum(0) * spacing / 2
-    np.testing.assert_array_equal(update["w"], wanted.astype(np.float32))
+    np.testing.assert_array_equal(update, wanted.astype(np.float32))
     assert not bool(info.aborted)
     # Rounding to the nearest: half a step in every coordinate.
     assert aggregator.sensitivity() == pytest.approx(1 + spacing * np.sqrt(D) / 2)
@@ -130,16 +144,14 @@ def test_sums_that_could_overflow_are_refused_beforehand():
         made(least * 0.99)
     aggregator = made(least * 1.01)
     # At the bound itself: all clients send the largest value there is.
-    deltas = {"w": jnp.zeros((M, D)).at[:, 0].set(1e30)}
-    sent, _, _ = jax.vmap(aggregator.client, (None, 0, None, None))(
-        aggregator.init({"w": jnp.zeros(D)}), deltas, (), jax.random.key(0)
-    )
+    deltas = np.zeros((M, D), np.float32)
+    deltas[:, 0] = 1e30
     # Weights above what they promise are cut at the lattice, they never wrap.
+    run = one_round(aggregator)
     for weight in (1.0, 100.0):
-        cohort = link.cohort(np.full(M, weight), expected_weight=1.0)
-        state = ((),) * 4
-        update, _, _ = aggregator.server(state, sent, cohort, jax.random.key(1))
-        assert float(update["w"][0]) == pytest.approx(M, rel=1e-5)
+        weights = np.full(M, weight, np.float32)
+        _, update, _ = run(deltas, weights, np.ones(M, bool), np.float32(1))
+        assert float(update[0]) == pytest.approx(M, rel=1e-5)
 
 
 def test_more_rows_or_coordinates_than_were_declared_are_refused():
