@@ -94,6 +94,14 @@ def gradient_multiplier(z: float, bit_stddev: float, num_groups: int) -> float:
     return left**-0.5
 
 
+def followed(
+    clip_norms: jax.Array, share: jax.Array, target: float, learning_rate: float
+) -> jax.Array:
+    """C exp(-eta (share - target)), kept where squares of norms fit float32."""
+    moved = clip_norms * jnp.exp(-learning_rate * (share - target))
+    return jnp.clip(moved, _LOWEST, _HIGHEST)
+
+
 def mechanism(
     adapt: rules.Adapt,
     *,
@@ -135,8 +143,7 @@ def mechanism(
         bits = noise.add({"bits of the clip norms": within}, key, bit_stddev)
         (released,) = bits.values()
         share = 0.5 + released / expected_batch_size
-        moved = norms * jnp.exp(-adapt.learning_rate * (share - adapt.target))
-        moved = jnp.clip(moved, _LOWEST, _HIGHEST)
+        moved = followed(norms, share, adapt.target, adapt.learning_rate)
         after = noise.NoiseState(state.noise.root, state.noise.step + 1)
         return noisy, QuantileState(after, moved)
 

@@ -1,0 +1,329 @@
+"""Links put in order: one aggregator, which knows the sensitivity of its sum.
+
+    clip -> compress -> clip again -> weight -> (secure sum | robust | sum) -> noise
+    -> divide
+
+`client` turns one client's message into what it sends; the caller adds s_k times that
+up (`collect='sum'`), or stores it in rows (`collect='stack'`, for secure sums and
+robust rules); `server` makes an update of it. Messages with NaN or inf become zero
+first, are counted and keep their place in the cohort.
+
+Formal guarantees: whatever a client sends, replacing it by nothing changes the sum
+  before noise by at most `sensitivity(state)` in L2, provided weights come from
+  `weights`. A chain with noise is refused where that is not known: without clipping,
+  with weights by data, with a robust rule, with a denominator that depends on who came.
+
+Left out, weights are 1, the sum is a plain one, and it is divided by the expected
+weight with noise and by the realised one without.
+
+Example::
+
+    aggregator = chain.chain(
+        clipping.clip(1.0), weighting.uniform(), dp.central(noise_multiplier=1.0)
+    )
+    state = aggregator.init(params, rng.root())
+    sent, memory, records = jax.vmap(aggregator.client, (None, 0, 0, 0))(
+        state, deltas, memory, keys
+    )
+    total = link.weighted_sum(sent, cohort)          # where collect is 'sum'
+    update, state, info = aggregator.server(state, total, cohort, key)
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from trustml import _validate
+from trustml.federated.aggregation import clipping, link, weighting
+
+ORDER = (
+    "clip -> compress -> clip again -> weight -> (secure sum | robust | sum) -> noise "
+    "-> divide"
+)
+_STAGES = ("clip", "compress", "clip again", "weight", "collect", "noise", "divide")
+
+
+class Aggregator(NamedTuple):
+    """Pure functions; made by `chain`.
+
+    Attributes:
+      init: (like, root=None) -> state at the server. like: params, or whatever messages
+        look like; root: `rng.Root`, needed where the chain adds noise.
+      memory: like -> what one client keeps between its rounds (error feedback); ().
+      client: (state, message, memory, key) -> (Message, memory, Record). One client,
+        for `vmap`; message: like params, float32.
+      collect: 'sum': the server wants sum_k s_k Message_k; 'stack': it wants the
+        Messages in rows [m, ...], unweighted.
+      server: (state, Message, Cohort, key) -> (update like params, state, Info).
+      sensitivity: state -> L2 per user of the sum before noise; None where undeclared.
+        A number where the clip norm is fixed; state None stands for the first round.
+      weights: (num_examples_K, probabilities_K or None) -> s_K, float32, on the host.
+      release: what the accountant has to know; None without noise.
+      explain: () -> the chain in words, a line for each link.
+    """
+
+    init: Callable[..., Any]
+    memory: Callable[[Any], Any]
+    client: Callable[..., tuple[link.Message, Any, link.Record]]
+    collect: str
+    server: Callable[..., tuple[Any, Any, link.Info]]
+    sensitivity: Callable[..., Any]
+    weights: Callable[..., Any]
+    release: link.Release | None
+    explain: Callable[[], str]
+
+
+def chain(*links: Any) -> Aggregator:
+    """The aggregator of these links, in the order of this module's docstring.
+
+    Args:
+      *links: `link.Link`s, from the factories of the other modules.
+
+    Raises:
+      ValueError: if their order, or two of them together, cannot be; the sentence names
+        both and the cure. When traced, if a message is not float32.
+    """
+    made = _completed(list(links))
+    links = tuple(made)
+    weight = _only(made, "weight")
+    collect = _only(made, "collect")
+    noise = _only(made, "noise")
+    tracked = [one for one in made if one.bit_stddev is not None]
+    _check_pairs(made, weight, collect, noise, tracked)
+
+    def bounds(states) -> link.Bounds:
+        bound, client = None, None
+        for one, state in zip(links, states, strict=True):
+            if one.stage == "noise":
+                break
+            bound = one.bound(state, bound)
+            if one.stage in ("clip", "compress"):
+                client = bound
+        total = None if collect is not None and collect.robust else bound
+        stddev = tracked[0].bit_stddev if tracked else None
+        return link.Bounds(client, total, weight.largest_weight, stddev)
+
+    before = (None,) * len(links)
+    for one in links:
+        one.check(bounds(before))
+
+    def init(like, root=None):
+        first = bounds(before)
+        return tuple(one.init(like, root, first) for one in links)
+
+    def memory(like):
+        return tuple(one.memory(like) for one in links)
+
+    def client(state, message, memory, key):
+        _check_float32(message)
+        if not memory:
+            memory = ((),) * len(links)
+        message, record = _sanitised(message)
+        kept = []
+        for number, (one, own, past) in enumerate(
+            zip(links, state, memory, strict=True)
+        ):
+            if one.client is not None:
+                step = jax.random.fold_in(key, number)
+                message, past, record = one.client(own, message, past, step, record)
+            kept.append(past)
+        return message, tuple(kept), record
+
+    def server(state, message, cohort, key):
+        given = bounds(state)
+        info = _first_info(given)
+        if collect is not None and collect.collect == "stack":
+            message = _with_bits(message, cohort)
+        after: list[Any] = list(state)
+        # A tracked norm moves on at the end: this round's noise is for this round's.
+        for late in (False, True):
+            for number, one in enumerate(links):
+                if one.server is None or (one.bit_stddev is not None) != late:
+                    continue
+                step = jax.random.fold_in(key, number)
+                message, after[number], info = one.server(
+                    state[number], message, cohort, given, step, info
+                )
+        return message.update, tuple(after), info
+
+    def sensitivity(state=None):
+        return bounds(before if state is None else state).total
+
+    def explain() -> str:
+        return _explained(links, bounds(before))
+
+    return Aggregator(
+        init=init,
+        memory=memory,
+        client=client,
+        collect="sum" if collect is None else collect.collect,
+        server=server,
+        sensitivity=sensitivity,
+        weights=weight.weights,
+        release=None if noise is None else noise.release(bounds(before)),
+        explain=explain,
+    )
+
+
+def _completed(links: list[Any]) -> list[link.Link]:
+    """The links in checked order, with the weights and denominator left out."""
+    _check_order(links)
+    robust = any(one.robust for one in links)
+    stages = [one.stage for one in links]
+    if "weight" not in stages:
+        at = sum(stage in ("clip", "compress") for stage in stages)
+        links.insert(at, weighting.uniform())
+    if "divide" not in stages and not robust:
+        private = "noise" in stages
+        links.append(weighting.expected() if private else weighting.realised())
+    return links
+
+
+def _check_order(links: list[Any]) -> None:
+    at, last = -1, None
+    for one in links:
+        if not isinstance(one, link.Link):
+            cure = "call the factory, such as clipping.clip(1.0)"
+            _validate.fail("chain", one, "is not a link", cure)
+        stage = one.stage
+        places = [_STAGES.index(stage)]
+        if stage == "clip" and at == _STAGES.index("compress"):
+            places = [_STAGES.index("clip again")]
+        if places[0] <= at and last is not None:
+            same = places[0] == at
+            _refuse(
+                one,
+                "comes " + ("beside" if same else "after"),
+                last,
+                f"keep one of the two: the order is {ORDER}"
+                if same
+                else f"put it before: the order is {ORDER}",
+            )
+        if places[0] == _STAGES.index("clip again") and one.bit_stddev is not None:
+            cure = "clip again to a fixed norm, clipping.clip(C)"
+            _refuse(one, "tracks a norm after", last, cure)
+        at, last = places[0], one
+
+
+def _check_pairs(links, weight, collect, noise, tracked) -> None:
+    clips = [one for one in links if one.stage == "clip"]
+    divide = _only(links, "divide")
+    stacked = collect is not None and collect.robust
+    if stacked and divide is not None:
+        _refuse(divide, "divides the result of", collect, "leave it out: an average is")
+    if stacked and weight.label != weighting.uniform().label:
+        cure = "use weighting.uniform(): robust rules count clients, one each"
+        _refuse(weight, "cannot weight the rows of", collect, cure)
+    if collect is not None and collect.fixed_norm and tracked:
+        cure = "use clipping.clip(C): the bound on overflow is checked beforehand"
+        _refuse(tracked[0], "moves the clip norm under", collect, cure)
+    if collect is not None and collect.fixed_norm:
+        _check_bounded(links, clips, weight, collect)
+    if noise is None:
+        return
+    if stacked:
+        cure = "leave out one of the two: a robust rule declares no sensitivity"
+        _refuse(noise, "needs the sensitivity of", collect, cure)
+    if divide.realised:
+        cure = "use weighting.expected(), a constant denominator"
+        _refuse(divide, "would divide by what depends on who came, after", noise, cure)
+    _check_bounded(links, clips, weight, noise)
+    if tracked and not tracked[0].bit_stddev:
+        cure = "give bit_stddev a twentieth of the expected cohort"
+        _refuse(tracked[0], "releases exact bits beside", noise, cure)
+    if tracked and noise.fixed_norm:
+        cure = "use clipping.clip(C), or dp.central"
+        _refuse(tracked[0], "moves the clip norm under", noise, cure)
+    if (
+        collect is not None
+        and collect.fixed_norm
+        and noise.label.startswith("dp.local")
+    ):
+        cure = "use dp.central or dp.discrete"
+        _refuse(noise, "would come before the lattice of", collect, cure)
+
+
+def _check_bounded(links, clips, weight, needs: link.Link) -> None:
+    """Raises where `needs` has to know the norm of a client's share, and cannot."""
+    if weight.largest_weight is None:
+        cure = "use weighting.uniform() or weighting.capped(examples=...)"
+        _refuse(weight, "has no largest weight for", needs, cure)
+    if not clips:
+        cure = "put clipping.clip(C) first"
+        _refuse(needs, "needs a bound on", weight, cure, "the messages of ")
+    compress = _only(links, "compress")
+    if compress is not None and compress.bound(None, 1.0) is None:
+        if links.index(clips[-1]) < links.index(compress):
+            cure = "put clipping.clip(C) after the compression as well"
+            _refuse(compress, "can raise the norm that is bounded for", needs, cure)
+
+
+def _refuse(one, how: str, other, cure: str, of: str = "") -> None:
+    raise ValueError(f"chain: {one.label} {how} {of}{other.label}; {cure}.")
+
+
+def _only(links, stage: str) -> Any:
+    return next((one for one in links if one.stage == stage), None)
+
+
+def _sanitised(update: link.Update) -> tuple[link.Message, link.Record]:
+    scale, unit = clipping.norm(update)
+    finite = jnp.isfinite(unit)
+    clean = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), update)
+    bits = jnp.float32(32.0 * link.size(update))
+    record = link.Record(
+        norm=jnp.where(finite, scale * unit, 0.0),
+        clipped=jnp.zeros((), bool),
+        finite=finite,
+        bits_up=bits,
+        bits_down=bits,
+    )
+    return link.Message(clean), record
+
+
+def _with_bits(message: link.Message, cohort: link.Cohort) -> link.Message:
+    """A stack whose bits are summed, whatever the rule for the rest."""
+    return message._replace(bits=link.weighted_sum(message, cohort).bits)
+
+
+def _first_info(given: link.Bounds) -> link.Info:
+    def number(x):
+        return jnp.asarray(jnp.nan if x is None else x, jnp.float32)
+
+    return link.Info(
+        sensitivity=number(given.total),
+        noise_stddev=jnp.zeros((), jnp.float32),
+        clip_norm=number(given.client),
+        aborted=jnp.zeros((), bool),
+    )
+
+
+def _explained(links, given: link.Bounds) -> str:
+    lines, bound = [], None
+    for one in links:
+        if one.stage == "noise":
+            release = one.release(given)
+            lines.append(f"{one.label}: stddev {release.noise_multiplier:g} times that")
+            continue
+        new = one.bound(None, bound)
+        if one.stage == "divide":
+            lines.append(one.label)
+        elif new is None or one.robust:
+            lines.append(f"{one.label}: no bound on what one client adds")
+        else:
+            lines.append(f"{one.label}: a client adds at most {new:g} in L2")
+        bound = new
+    return "\n".join(lines)
+
+
+def _check_float32(update: link.Update) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(update):
+        if leaf.dtype != jnp.float32:
+            _validate.fail(
+                f"message{jax.tree_util.keystr(path)}.dtype",
+                str(leaf.dtype),
+                "must be float32",
+                "subtract the models in float32",
+            )
