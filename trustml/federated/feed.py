@@ -30,7 +30,6 @@ Example::
 """
 
 import concurrent.futures
-import mmap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -155,7 +154,7 @@ def _streamed(columns, lengths, count, size, put) -> Feed:
         # Never written to again: on a CPU the device may share this memory.
         chunk = _gather(columns, lengths, distinct, longest[0])
         for column in columns.values():
-            release(column)
+            stores.release(column)
         return put(chunk), index.astype(np.int32)
 
     def prefetch(rows):
@@ -170,17 +169,6 @@ def _streamed(columns, lengths, count, size, put) -> Feed:
         return loader.submit(load, rows).result()
 
     return Feed(place, prefetch, lambda: loader.shutdown(), False, size)
-
-
-def release(column: stores.Column) -> None:
-    """Hands the pages of a mapped file back to the system; they stay on the disk."""
-    parts = column if isinstance(column, stores.Ragged) else (column,)
-    for part in parts:
-        mapped = part.base
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            # Only where nothing is written: changes that are not on the disk would go.
-            if not part.flags.writeable:
-                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _column(store: stores.ClientStore, name: str) -> stores.Column:

@@ -29,6 +29,7 @@ Example::
 
 import hashlib
 import json
+import mmap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -209,6 +210,7 @@ def sizes(store: ClientStore) -> Int[np.ndarray, " clients"]:
             out=part,
             casting="same_kind",
         )
+        release(store.offsets)
     return out
 
 
@@ -225,6 +227,7 @@ def rows(store: ClientStore, clients: Any) -> Int[np.ndarray, " rows"]:
         _validate.fail("client", int(wrong[0]), f"must be below {total}", cure)
     starts = np.asarray(store.offsets[asked])
     counts = np.asarray(store.offsets[asked + 1]) - starts
+    release(store.offsets)
     skipped = np.cumsum(counts) - counts
     return np.repeat(starts - skipped, counts) + np.arange(counts.sum())
 
@@ -250,6 +253,17 @@ def dense(column: Ragged, where: np.ndarray, max_length: int):
     within = np.arange(max_length) < lengths[:, None]
     out[within] = column.values[(starts[:, None] + np.arange(max_length))[within]]
     return out, lengths.astype(np.int32)
+
+
+def release(column: Column) -> None:
+    """Hands the pages of a mapped file back to the system; they stay on the disk."""
+    parts = column if isinstance(column, Ragged) else (column,)
+    for part in parts:
+        mapped = part.base
+        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            # Only where nothing is written: changes that are not on the disk would go.
+            if not part.flags.writeable:
+                mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def ragged(sequences: Sequence[Any], dtype: Any = None) -> Ragged:
