@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from trustml.federated import partitions, store
-from trustml.federated.partitions import base, clusters, quantity, summary
+from trustml.federated.partitions import base, clusters, labels, quantity, summary
 
 _NUMBERS = np.random.default_rng(0)
 LABELS = _NUMBERS.choice(5, 3000, p=[0.4, 0.3, 0.15, 0.1, 0.05])
@@ -72,8 +72,8 @@ def test_the_digest_stays_over_versions_and_platforms(made, name):
 
 def test_the_digest_tells_data_and_parameters():
     digests = {
-        partitions.label_dirichlet(labels, 40, alpha, scale=scale, seed=7).digest
-        for labels in (LABELS, (LABELS + 1) % 5)
+        partitions.label_dirichlet(given, 40, alpha, scale=scale, seed=7).digest
+        for given in (LABELS, (LABELS + 1) % 5)
         for alpha, scale in ((0.5, "total"), (0.5, "per_class"), (2.5, "total"))
     }
     # 0.5 per class and 2.5 in total are one distribution with five labels, and their
@@ -125,9 +125,7 @@ def test_scales_differ_by_the_number_of_labels():
 def test_filling_in_batches_is_filling_one_by_one():
     # Two labels of which one runs out: how many of the first a client of 4 gets.
     log_mix, left = np.log([0.7, 0.2, 0.1]), np.array([2, 9, 9])
-    random, draws = base.random("test", 0), 20_000
-    from trustml.federated.partitions import labels
-
+    random, draws = base.random("test", 0), 4_000
     batched = np.stack([labels._fill(log_mix, left, 4, random) for _ in range(draws)])
     numbers = np.random.default_rng(1)
     single = np.zeros_like(batched)

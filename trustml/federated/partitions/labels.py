@@ -1,10 +1,10 @@
 """Clients with a mix of labels of their own, drawn from a Dirichlet distribution.
 
     pi_c ~ Dir(a),    a = alpha * prior        (scale='total', Hsu et al. 2019)
-                      a = alpha * L * prior    (scale='per_class': a = alpha if balanced)
+                      a = alpha * L * prior    (scale='per_class')
 
-The two differ by the number of labels: alpha = 1 of the one is alpha = 1/L of the
-other, so papers that leave it open cannot be compared. The prior is that of the data.
+The second is alpha for every label where labels are balanced. The two differ by the
+number of labels: alpha = 1 of the one is alpha = 1/L of the other, so papers that leave it open cannot be compared. The prior is that of the data.
 
 Examples are drawn label by label from pi_c over the labels that are not yet used up
 (dynamic fill), in batches: draw the missing number, keep of each label what is there,

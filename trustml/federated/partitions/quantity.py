@@ -1,7 +1,8 @@
 """How much each client holds: equal parts, Dirichlet shares, lognormal sizes.
 
-    quantity_dirichlet: sizes = N * Dir(beta 1)      lognormal: sizes ~ exp N(-s^2/2, s^2)
-    s^2 = log(1 + cv^2), so that the sizes' standard deviation is cv times their mean
+    quantity_dirichlet:  sizes = N * Dir(beta 1)
+    lognormal_quantity:  sizes ~ exp N(-s^2/2, s^2),  s^2 = log(1 + cv^2), whose
+                         standard deviation is cv times their mean
 
 rounded by largest remainders. Clients below `n_min` are raised to it at the cost of the
 largest, in one pass that always ends; nothing is "drawn again until" it fits.
