@@ -63,9 +63,7 @@ def clients(
         for size in np.unique(step):
             here = step == size
             area = (widest * size / _STEPS) ** 2
-            ax.scatter(
-                xs[here], ys[here], area, color=drawing.SERIES[0], linewidth=0
-            )
+            ax.scatter(xs[here], ys[here], area, color=drawing.SERIES[0], linewidth=0)
         ax.set_yticks(range(len(names)), [_short(label) for label in names])
         ax.set_ylim(-0.7, len(names) - 0.3)
         ax.set_xlim(-0.8, len(table) - 0.2)

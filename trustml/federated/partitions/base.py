@@ -220,8 +220,8 @@ def kinds(field: str, values: Any) -> np.ndarray:
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "biuUS":
         raise ValueError(
-            f"{field}={array.dtype}{list(array.shape)} must be a whole number or text for "
-            "each example; give a flat array of labels."
+            f"{field}={array.dtype}{list(array.shape)} must be a whole number or text "
+            "for each example; give a flat array of labels."
         )
     return array
 

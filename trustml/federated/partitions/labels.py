@@ -4,7 +4,8 @@
                       a = alpha * L * prior    (scale='per_class')
 
 The second is alpha for every label where labels are balanced. The two differ by the
-number of labels: alpha = 1 of the one is alpha = 1/L of the other, so papers that leave it open cannot be compared. The prior is that of the data.
+number of labels: alpha = 1 of the one is alpha = 1/L of the other, so papers that leave
+it open cannot be compared. The prior is that of the data.
 
 Examples are drawn label by label from pi_c over the labels that are not yet used up
 (dynamic fill), in batches: draw the missing number, keep of each label what is there,
