@@ -68,7 +68,7 @@ def devices(count: int = 0) -> list[jax.Device]:
     return found[: count or len(found)]
 
 
-def free_bytes(device: jax.Device | None = None) -> int:
+def free_bytes(device: Any = None) -> int:
     """Free memory of a device, the first of this run where None; on a CPU the host's.
 
     0 where neither the device nor the system tells.

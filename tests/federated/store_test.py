@@ -82,6 +82,7 @@ def test_integers_are_kept_small():
     columns = {
         "byte": [0, 255],
         "tag": [-1, 100],
+        "shift": [-1, 200],
         "token": [0, 40_000],
         "wide": [0, 2**31],
         "real": np.array([0.5, 1.5]),
@@ -93,6 +94,7 @@ def test_integers_are_kept_small():
     assert kinds == {
         "byte": "uint8",
         "tag": "int8",
+        "shift": "int16",
         "token": "uint16",
         "wide": "int64",
         "real": "float64",
