@@ -14,8 +14,8 @@ without having said so: selection counts clients once, the weighted mean once mo
 | any p_k > 0 | hajek | the target, up to a bias of order 1/m |
 
 Where W is a constant, a_k = p_k s_k / W exactly. Where it is the cohort's own sum, all
-cohorts are gone through for up to 12 clients; beyond, a_k is the ratio p_k s_k / sum p s,
-which is off by the order of 1/m, and `simulate` says by how much. An empty cohort
+cohorts are gone through for up to 12 clients; beyond, a_k is the ratio p_k s_k / sum of
+p s, which is off by the order of 1/m, and `simulate` says by how much. An empty cohort
 counts as no update.
 
 Dimension key: K clients.

@@ -119,7 +119,7 @@ def power(beta: float) -> Score:
 
 
 def log() -> Score:
-    """The score log(1 + n)."""
+    """The score log of 1 + n."""
     return Score("log(1 + n)", lambda sizes, counts: np.log1p(sizes))
 
 

@@ -1,6 +1,6 @@
 """User-level privacy of a run: epsilon from the event of the selector that was run.
 
-    S = sum_{k in cohort} s_k clip_C(Delta_k) + N(0, (z C s_max)^2 I),  0 <= s_k <= s_max
+    S = sum_{k in cohort} s_k clip_C(Delta_k) + N(0, (z C s_max)^2 I), 0 <= s_k <= s_max
 
 A client of inclusion p_k and weight s_k sees a Poisson-sampled Gaussian of rate p_k and
 multiplier z s_max / s_k; epsilon is the largest over clients, that is over the distinct
@@ -8,8 +8,8 @@ multiplier z s_max / s_k; epsilon is the largest over clients, that is over the 
 Under 1/p weights neither end does in general: a seldom client counts for more.
 
 The relation comes with the claim (`selection.Claim.adjacency`) and is named in every
-result: zero-out with public sizes by default, dp-accounting's REPLACE_SPECIAL. For coins
-its epsilon is that of adding or removing a client.
+result: zero-out with public sizes by default, dp-accounting's REPLACE_SPECIAL. Where
+coins are thrown its epsilon is that of adding or removing a client.
 
 Two numbers, never one: `epsilon` is of this run, this many clients and this noise;
 `extrapolate` answers "what if there were N clients and cohorts of M", for simulations
