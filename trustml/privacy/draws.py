@@ -30,6 +30,9 @@ Relation = dp_accounting.NeighboringRelation
 # Third words of the Philox counter; what they name must never change.
 _STREAMS = {"poisson": 1, "fixed_size": 2, "shuffled": 3, "slots": 4}
 _STREAMS |= {"parts": 5, "truncated_poisson": 6, "balls_in_bins": 7}
+# Of clients, in `trustml.federated`.
+_STREAMS |= {"cohort": 32, "systematic": 33, "strata": 34, "candidates": 35}
+_STREAMS |= {"explored": 36, "exploited": 37}
 
 Draw = Callable[[int], np.ndarray]  # step -> ids
 Random = Callable[[str, int], np.random.Generator]  # (stream, number) -> its numbers
