@@ -189,6 +189,7 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
             width=spec.width,
             hidden=spec.width,
             dropout=spec.dropout,
+            slot_total=spec.slot_total,
             spelling=_spelling(config, data),
         )
     if spec.name == "bilstm":

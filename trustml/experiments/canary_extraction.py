@@ -180,14 +180,20 @@ def scores(prepared: Prepared, data: datasets.Dataset) -> driver.Score:
     """
     config, task, found = prepared.variant.config, prepared.task, prepared.planted
     spec, pattern = config.canary, found.pattern
-    score = scoring.scorer(task, pattern, chunk=500)
+    # The attacker's loss is that of training.
+    loss = scoring.joint_loss(slot_total=config.model.slot_total)
+    score = scoring.scorer(task, pattern, loss=loss, chunk=500)
     made: Any = {
         "relaxed": lambda: relaxed.gumbel(
-            task, pattern, restarts=spec.restarts, steps=spec.relaxed_steps
+            task,
+            pattern,
+            loss=loss,
+            restarts=spec.restarts,
+            steps=spec.relaxed_steps,
         ),
-        "beam": lambda: search.beam(task, pattern, width=spec.restarts),
+        "beam": lambda: search.beam(task, pattern, loss=loss, width=spec.restarts),
         "descent": lambda: search.coordinate_descent(
-            task, pattern, restarts=spec.restarts
+            task, pattern, loss=loss, restarts=spec.restarts
         ),
     }
     ways = {name: made[name]() for name in searches(config)}

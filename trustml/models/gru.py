@@ -130,12 +130,14 @@ def task(
     bidirectional: bool = True,
     dropout: float = 0.0,
     slot_weight: float = 1.0,
+    slot_total: bool = False,
     spelling: np.ndarray | None = None,
 ) -> task_lib.Task:
     """A joint intent classifier and slot tagger as a `Task` with `embed` and `head`.
 
     Examples hold `tokens` i32[T], `length` i32[], `label` i32[] and `slots` i32[T].
-    Loss: -log p(label) - slot_weight * mean over the tokens of log p(slot). Metrics:
+    Loss: -log p(label) - slot_weight * mean over the tokens of log p(slot), or their
+    sum (`slot_total`), which makes it the log-probability of all labels. Metrics:
     `accuracy`, `loss` (both of the intent), `slot_accuracy`, `frame_accuracy`.
 
     Args:
@@ -147,6 +149,7 @@ def task(
       bidirectional: whether a second direction runs backwards.
       dropout: rate on embeddings and states, in training only.
       slot_weight: weight of the slots in the loss; 0 trains the intent alone.
+      slot_total: sum over the tokens in place of the mean.
       spelling: int32[V, C], n-grams of every id, 0 for none; None: a vector for each
         word.
 
@@ -187,7 +190,7 @@ def task(
 
     def loss(params, example, key):
         prediction = forward(params, spelled(example), key)
-        slots = tagging.slot_cross_entropy(prediction, example)
+        slots = tagging.slot_cross_entropy(prediction, example, total=slot_total)
         return task_lib.cross_entropy(prediction, example) + weight * slots
 
     return task_lib.Task(init, loss, predict, tagging.JOINT_METRICS, embed, head)

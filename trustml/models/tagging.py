@@ -60,17 +60,22 @@ def real_tokens(example: task.Example) -> jax.Array:
     return (positions < example["length"]) & (tags >= 0)
 
 
-def slot_cross_entropy(prediction: Any, example: task.Example) -> jax.Array:
+def slot_cross_entropy(
+    prediction: Any, example: task.Example, *, total: bool = False
+) -> jax.Array:
     """Mean over tokens of the negative log-probability of their tag; float32[].
 
-    Tokens with a negative tag are left out (pieces of a word after its first).
+    Tokens with a negative tag are left out (pieces of a word after its first). With
+    `total` the sum over tokens, the negative log-probability of all tags.
     """
     real = real_tokens(example)
     tags = jnp.where(real, example["slots"], 0)
     log_probs = slot_log_probs(prediction)
     picked = jnp.take_along_axis(log_probs, tags[:, None], axis=1)[:, 0]
-    count = jnp.maximum(jnp.sum(real), 1).astype(jnp.float32)
-    return -jnp.sum(jnp.where(real, picked, 0.0)) / count
+    summed = -jnp.sum(jnp.where(real, picked, 0.0))
+    if total:
+        return summed
+    return summed / jnp.maximum(jnp.sum(real), 1).astype(jnp.float32)
 
 
 def _right(prediction, example):

@@ -1,6 +1,7 @@
 """What a run is made of: frozen dataclasses that check their own static bounds.
 
-One dataclass a section of the configuration (`sections`, `privacy`, `canary`), and
+One dataclass a section of the configuration (`sections`, `privacy`, `canary`,
+`federated`), and
 `RunConfig` (`run`), which holds them and checks what binds two sections. A value out of
 its bounds raises one sentence, when the dataclass is made. `trustml.config` makes them
 from a config file.
@@ -12,6 +13,7 @@ Example::
 """
 
 from trustml.specs.canary import CanarySpec
+from trustml.specs.federated import FederatedSpec
 from trustml.specs.privacy import PrivacySpec
 from trustml.specs.run import RunConfig
 from trustml.specs.sections import (
@@ -31,6 +33,7 @@ __all__ = [
     "BaselineSpec",
     "CanarySpec",
     "DataSpec",
+    "FederatedSpec",
     "ModelSpec",
     "OptimizerSpec",
     "PrivacySpec",

@@ -4,6 +4,7 @@ import dataclasses
 
 from trustml import _validate
 from trustml.specs.canary import CanarySpec
+from trustml.specs.federated import FederatedSpec
 from trustml.specs.privacy import PrivacySpec
 from trustml.specs.sections import (
     AttackSpec,
@@ -19,6 +20,7 @@ from trustml.specs.sections import (
 EXPERIMENTS = (
     *("train", "trust_report", "compare"),
     *("membership", "canary_extraction", "audit"),
+    "federate",
 )
 
 
@@ -39,6 +41,7 @@ class RunConfig:
       attack: see `AttackSpec`.
       audit: see `AuditSpec`.
       canary: see `CanarySpec`.
+      federated: see `FederatedSpec`.
     """
 
     experiment: str = "train"
@@ -53,6 +56,7 @@ class RunConfig:
     attack: AttackSpec = dataclasses.field(default_factory=AttackSpec)
     audit: AuditSpec = dataclasses.field(default_factory=AuditSpec)
     canary: CanarySpec = dataclasses.field(default_factory=CanarySpec)
+    federated: FederatedSpec = dataclasses.field(default_factory=FederatedSpec)
 
     def __post_init__(self):
         _validate.one_of("experiment", self.experiment, EXPERIMENTS)
@@ -84,6 +88,8 @@ class RunConfig:
             self._check_audit()
         if self.experiment == "canary_extraction":
             self._check_canary()
+        if self.experiment == "federate":
+            self._check_federate()
         if self.model.cache_features:
             self._check_cache()
         if self.experiment == "trust_report":
@@ -257,6 +263,42 @@ class RunConfig:
             bound = f"contradicts canary.defences={self.canary.defences}"
             cure = f"set it to {private}, or change the defences"
             _validate.fail("privacy.enabled", self.privacy.enabled, bound, cure)
+
+    def _check_federate(self):
+        idle = {
+            "train.ema_decay": self.train.ema_decay,
+            "train.physical_batch_size": self.train.physical_batch_size,
+            "privacy.group_size": self.privacy.group_size,
+            "privacy.microbatch_size": self.privacy.microbatch_size,
+        }
+        for field, value in idle.items():
+            if value:
+                bound = "has no effect on experiment='federate'"
+                _validate.fail(field, value, bound, "set it to 0")
+        spec = self.federated
+        if spec.partition == "natural" and not self.data.user_column:
+            bound = "needs data.user_column"
+            cure = "name the column that says whose each row is, of data.path"
+            _validate.fail("federated.partition", "natural", bound, cure)
+        if spec.needs_sgd and self.optimizer.name != "sgd":
+            bound = f"is not what federated.algorithm={spec.algorithm!r} is made of"
+            _validate.fail("optimizer.name", self.optimizer.name, bound, "set it 'sgd'")
+        if self.privacy.enabled:
+            self._check_private_federation()
+
+    def _check_private_federation(self):
+        spec = self.federated
+        if spec.weighting in ("data", "hajek"):
+            bound = "has no sensitivity: one client's share depends on the others'"
+            cure = "set it to 'uniform' or 'capped'"
+            _validate.fail("federated.weighting", spec.weighting, bound, cure)
+        if spec.robust:
+            bound = "has no sensitivity, which privacy.enabled=True needs"
+            _validate.fail("federated.robust", spec.robust, bound, "leave it ''")
+        if spec.algorithm not in ("fedavg", "ditto", "pfedme", "apfl"):
+            bound = "tells the server more than one clipped message a client"
+            cure = "set it to 'fedavg', or privacy.enabled=False"
+            _validate.fail("federated.algorithm", spec.algorithm, bound, cure)
 
     def _check_cache(self):
         chosen = self.privacy.trainable

@@ -103,6 +103,7 @@ class ModelSpec:
       bigrams: buckets of hashed word pairs ('bag'); 0 for single words only.
       characters: buckets of hashed character n-grams that the vectors of words are made
         of ('gru'), of a table that is not private; 0 gives every word its own.
+      slot_total: the loss of slots is the sum over tokens, not their mean ('gru').
       pooling: one of `POOLINGS`, from tokens to text: 'mean', 'sqrtn' ('bag': the sum
         over the square root of the length), 'cls' ('bert', 'transformer'),
         'first_last', 'every_second' or 'all_layers' ('bert').
@@ -129,6 +130,7 @@ class ModelSpec:
     channels: tuple[int, ...] = (16, 32)
     bigrams: int = 0
     characters: int = 0
+    slot_total: bool = False
     pooling: str = "mean"
     wide: bool = False
     cache_features: bool = False

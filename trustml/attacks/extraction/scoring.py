@@ -37,12 +37,15 @@ from trustml.models import tagging
 Loss = Callable[[Any, Any], jax.Array]
 
 
-def joint_loss(*, intent_weight: float = 1.0, slot_weight: float = 1.0) -> Loss:
+def joint_loss(
+    *, intent_weight: float = 1.0, slot_weight: float = 1.0, slot_total: bool = False
+) -> Loss:
     """(prediction, example) -> w_i CE_intent + w_s mean over the tokens of CE_slot.
 
     Args:
       intent_weight: >= 0.
       slot_weight: >= 0; 0 for the intent alone, and for models without slots.
+      slot_total: sum over the tokens in place of the mean, as the model was trained.
 
     Raises:
       ValueError: if a weight is negative, or both are 0.
@@ -57,7 +60,9 @@ def joint_loss(*, intent_weight: float = 1.0, slot_weight: float = 1.0) -> Loss:
         if intent:
             total += intent * task_lib.cross_entropy(prediction, example)
         if slots:
-            total += slots * tagging.slot_cross_entropy(prediction, example)
+            total += slots * tagging.slot_cross_entropy(
+                prediction, example, total=slot_total
+            )
         return total
 
     return loss
