@@ -6,7 +6,7 @@ import pytest
 
 from trustml.federated import probabilities, selection, utility
 
-SIZES = np.random.default_rng(4).lognormal(2.0, 1.0, 60).astype(np.int64)
+SIZES = 1 + np.random.default_rng(4).lognormal(2.0, 1.0, 60).astype(np.int64)
 SIZES[[7, 30]] = 0
 SPECIAL = dp_accounting.NeighboringRelation.REPLACE_SPECIAL
 

@@ -42,7 +42,8 @@ def catch_up(
     """
     tolerance = _validate.non_negative("tolerance", tolerance, "0.01 is usual")
     curve, static_curve = _curve("curve", curve), _curve("static_curve", static_curve)
-    there = curve >= static_curve[-1] - tolerance
+    # 0.8 - 0.1 is above 0.7 by rounding.
+    there = curve >= static_curve[-1] - tolerance - 1e-12
     return float(np.argmax(there) + 1) if there.any() else math.inf
 
 

@@ -48,7 +48,7 @@ from trustml.privacy import accounting, calibration
 
 Relation = dp_accounting.NeighboringRelation
 
-_ROUGH = 48  # classes whose epsilon is estimated before any is computed
+_ROUGH = 16  # classes whose epsilon is estimated before any is computed
 
 
 class UserPrivacy(NamedTuple):
@@ -270,12 +270,12 @@ def worst_class(
         return known[low, high]
 
     # The rough maximum is where to look first: a class found there is a lower bound.
-    grid = np.unique(np.linspace(0, len(rates) - 1, _ROUGH).astype(int))
+    grid = np.unique(np.linspace(0, len(rates) - 1, _ROUGH).astype(int)).tolist()
     rough = [
         accounting.rough_epsilon(event(k, k), delta, Relation.REPLACE_SPECIAL)
         for k in grid
     ]
-    at = int(grid[np.argmax(rough)])
+    at = grid[int(np.argmax(rough))]
     best, end = bound(at, at), len(rates) - 1
     heap = [(-bound(0, end), 0, end)]
     while True:
