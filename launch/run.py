@@ -73,6 +73,10 @@ def _experiment(name: str) -> Callable[[specs.RunConfig, pathlib.Path], Any]:
         from trustml.experiments import canary_extraction
 
         return canary_extraction.run
+    if name == "federate":
+        from trustml.experiments import federate
+
+        return federate.run
     raise ValueError(f"experiment={name!r} has no entry in launch/run.py.")
 
 

@@ -41,7 +41,6 @@ def play(
         algorithm,
         chain.chain(weighting.uniform() if uniform else weighting.by_examples()),
         population=people,
-        expected_weight=float(people),
         settings=settings,
     )
     offsets = world.offsets

@@ -283,15 +283,8 @@ def loss(config: specs.RunConfig, data: datasets.Dataset, task: Task):
     return augment.average(task.loss, made, config.train.augmentations)
 
 
-def optimizer(
-    config: specs.RunConfig, noise_variance: float | None = None
-) -> optax.GradientTransformation:
-    """The optax optimizer with its schedule.
-
-    Args:
-      config: of the run.
-      noise_variance: of the mean gradient, which 'adam_bc' needs.
-    """
+def learning_rate(config: specs.RunConfig) -> optax.Schedule:
+    """Step -> learning rate, of the config's schedule."""
     spec, steps = config.optimizer, config.train.steps
     after = max(1, steps - spec.warmup_steps)
     rate = {
@@ -302,6 +295,19 @@ def optimizer(
     if spec.warmup_steps:
         warmup = optax.linear_schedule(0.0, spec.learning_rate, spec.warmup_steps)
         rate = optax.join_schedules([warmup, rate], [spec.warmup_steps])
+    return rate
+
+
+def optimizer(
+    config: specs.RunConfig, noise_variance: float | None = None
+) -> optax.GradientTransformation:
+    """The optax optimizer with its schedule.
+
+    Args:
+      config: of the run.
+      noise_variance: of the mean gradient, which 'adam_bc' needs.
+    """
+    spec, rate = config.optimizer, learning_rate(config)
     b1, decay = spec.momentum, spec.weight_decay
     made = {
         "sgd": lambda: optax.sgd(rate),

@@ -81,6 +81,7 @@ class Chosen(NamedTuple):
       numbers: int[M].
       sizes: int[M], examples that each uses.
       weights: float[M] >= 0, of their messages.
+      total: W, what the sum of messages is divided by where that is a constant.
       arrived: bool[M], whose message reaches the server; None: all. Others train for
         nothing.
     """
@@ -88,6 +89,7 @@ class Chosen(NamedTuple):
     numbers: np.ndarray
     sizes: np.ndarray
     weights: np.ndarray
+    total: float = 1.0
     arrived: np.ndarray | None = None
 
 
@@ -150,7 +152,6 @@ def make(
     aggregator: chain.Aggregator,
     *,
     population: int,
-    expected_weight: float,
     settings: Settings,
 ) -> Rounds:
     """Joins an algorithm and an aggregator.
@@ -159,7 +160,6 @@ def make(
       algorithm: what clients and server do.
       aggregator: what becomes of messages.
       population: K.
-      expected_weight: W, expected sum of a cohort's weights, a public constant.
       settings: how cohorts run.
 
     Raises:
@@ -174,10 +174,8 @@ def make(
         first = sweep.make(algorithm.first, **once)
 
     def finish(server, agg_state, totals, scale, numbers, weights, arrived, rest):
-        records, asked, key = rest
-        cohort = link.cohort(
-            weights, arrived, expected_weight=expected_weight, selected=asked
-        )
+        records, asked, total, key = rest
+        cohort = link.cohort(weights, arrived, expected_weight=total, selected=asked)
         if stacked:
             message = records.message
         else:
@@ -267,6 +265,7 @@ def make(
             (
                 swept.records,
                 _at(swept, np.ones(len(sizes), bool), False),
+                np.float32(chosen.total),
                 jax.random.fold_in(key, _SERVER),
             ),
         )

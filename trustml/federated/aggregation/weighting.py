@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trustml import _validate
+from trustml.federated import weighting
 from trustml.federated.aggregation import link
 
 
@@ -102,6 +103,21 @@ def inverse_probability(*, largest: float, examples: float | None = None) -> lin
 
     label = f"weighting.inverse_probability(largest={most:g})"
     return _weight(label, weights, most)
+
+
+def of(rule: weighting.Weighting) -> link.Link:
+    """The weights of a rule of `trustml.federated.weighting`.
+
+    Its W goes into the cohort, and `expected` divides by it; a rule whose W is None
+    goes with `realised`.
+    """
+
+    def weights(num_examples, probabilities=None):
+        del probabilities
+        sizes = _examples(num_examples)
+        return rule.of(np.arange(len(sizes)), sizes).astype(np.float32)
+
+    return _weight(f"weighting.{rule.name}", weights, rule.s_max)
 
 
 def expected_weight(weights: Any, probabilities: Any) -> float:

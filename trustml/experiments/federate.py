@@ -1,0 +1,365 @@
+"""Experiment `federate`: clients train, the server averages, and a report on it.
+
+    store -> selection -> cohort -> lanes -> aggregation -> server, `train.steps` times
+
+With `privacy.enabled` the unit is the client: messages are clipped, noise is added once
+a round, and epsilon is that of the selector that really ran. A killed run goes on where
+it was: parameters, the algorithm's and the clients' states, noise and selection are in
+the checkpoint, and everything else is a function of (seed, round).
+
+Example::
+
+    federate.run(config.from_config_dict(cfg), pathlib.Path('runs/a'))
+"""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trustml import checkpoint, parallel, rng, specs
+from trustml import config as config_lib
+from trustml import task as task_lib
+from trustml import writer as writer_lib
+from trustml.data import datasets
+from trustml.experiments import (
+    build,
+    describe,
+    evaluate,
+    federate_page,
+    federation,
+    finished,
+)
+from trustml.federated import (
+    feed,
+    objective,
+    partitions,
+    rounds,
+    selection,
+    timeline,
+    user_privacy,
+    visits,
+)
+from trustml.federated import store as stores
+
+LANES = 8  # where the config does not say
+
+
+class Trained(NamedTuple):
+    """What a federation left.
+
+    Attributes:
+      params: of the server.
+      store: who held what.
+      dealt: the partition; None where the clients are natural.
+      sentence: what was really optimised.
+      privacy: what was promised to each client; None without noise.
+      noise_multiplier: z; None without noise.
+      rows: of metrics.jsonl.
+      taken: int64[K], rounds that each client took part in.
+      utilization: mean useful share of the executed steps of lanes.
+    """
+
+    params: Any
+    store: stores.ClientStore
+    dealt: partitions.Partition | None
+    sentence: str
+    privacy: user_privacy.UserPrivacy | None
+    noise_multiplier: float | None
+    rows: list[dict[str, Any]]
+    taken: np.ndarray
+    utilization: float
+
+
+def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
+    """Trains, measures and writes the report; resumes what `workdir` holds.
+
+    Returns:
+      The path of report.html.
+    """
+    if page := finished.page(config, workdir):
+        return page
+    data = build.dataset(config)
+    task = build.task(config, data)
+    trained = fit(config, data, task, workdir)
+    title = f"{config.model.name} on {data.name}, federated"
+    frame = describe.frame(title, config, data, task, trained.params)
+    path, accuracy = federate_page.write(workdir, frame, config, data, task, trained)
+    print(
+        f"test accuracy {accuracy.value:.1%} [{accuracy.lo:.1%}, {accuracy.hi:.1%}]; "
+        f"report: {path}"
+    )
+    return path
+
+
+def fit(
+    config: specs.RunConfig,
+    data: datasets.Dataset,
+    task: task_lib.Task,
+    workdir: pathlib.Path,
+    *,
+    quiet: bool = False,
+) -> Trained:
+    """Rounds of federated training, resuming what `workdir` holds.
+
+    Raises:
+      ValueError: for whatever is out of bounds, before any round.
+    """
+    spec, total = config.federated, config.train.steps
+    private = config.privacy.enabled
+    # Who holds what, and when.
+    held, dealt = federation.store(config, data)
+    clients = len(held.offsets) - 1
+    calendar = federation.periods(config, held)
+    # Randomness: noise and, under privacy, selection are secret.
+    root, public = rng.root(config.privacy.noise_seed), rng.root(config.seed)
+    seed = rng.seed_128(rng.stream(root if private else public, "selection"))
+    devices = parallel.devices(config.train.num_devices)
+    saver = _saver(config, data, workdir)
+    chosen_by = federation.selector(config, clients, seed)
+    selected = chosen_by.init(timeline.sizes(calendar, 0))
+    rule = federation.weighting(config, chosen_by, selected)
+    z, promise = _promise(config, chosen_by, calendar, clients)
+    # What clients and server do.
+    loss = build.loss(config, data, task)
+    algorithm = federation.algorithm(config, loss, clients)
+    made = rounds.make(
+        algorithm,
+        federation.aggregator(config, rule, z),
+        population=clients,
+        settings=_settings(config, clients, devices),
+    )
+    source = feed.open(held, put=lambda tree: parallel.replicate(tree, devices))
+    params = task.init(rng.step_key(rng.stream(public, "init"), 0))
+    state = made.init(params, rng.stream(root, "noise"))
+    taken = np.zeros(clients, np.int64)
+    words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
+
+    template = {
+        "state": state,
+        "taken": taken,
+        "seed": seed,
+        "observed": _observed(selected),
+    }
+    found = saver.restore(template)
+    first = 0
+    if found is None:
+        saver.save(0, template)
+    else:
+        first, kept = found.step, found.state
+        state, taken = kept["state"], kept["taken"]
+        seed = kept["seed"]
+        chosen_by = federation.selector(config, clients, seed)
+        selected = chosen_by.init(timeline.sizes(calendar, 0))
+        selected = selected._replace(observed=kept["observed"] or None)
+
+    used: list[float] = []
+    infos: list[rounds.Info] = []
+    period = -1
+    with writer_lib.Writer(
+        workdir,
+        total,
+        quiet=quiet,
+        resume_step=first if found else None,
+        epsilon_budget=config.privacy.epsilon if private else None,
+        name="federate",
+    ) as out:
+        for number in range(first, total):
+            if (now := number * calendar.periods // total) != period:
+                period = now
+                sizes = timeline.sizes(calendar, period)
+                rows, starts = timeline.rows(calendar, period, held.offsets)
+                selected = chosen_by.resize(selected, sizes)
+                rule = federation.weighting(config, chosen_by, selected)
+            cohort, selected = chosen_by.select(selected, number)
+            members = cohort.clients
+            limit = spec.max_examples or None
+            count = sizes[members].astype(np.int64)
+            chosen = rounds.Chosen(
+                members,
+                np.minimum(count, limit) if limit else count,
+                rule.of(members, count),
+                1.0 if rule.total is None else rule.total,
+                _arrived(config, public, number, members),
+            )
+
+            def place(handed, members=members, count=count, number=number):
+                local = visits.rows(
+                    words,
+                    number,
+                    members,
+                    count,
+                    handed,
+                    starts=starts[members],
+                    limit=spec.max_examples or None,
+                )
+                return source.place(rows[local])
+
+            state, info = made.run(
+                state, rounds.round_key(public, number), chosen, place
+            )
+            infos.append(info)
+            used.append(info.utilization)
+            taken[members] += 1
+            done = number + 1
+            if _listens(chosen_by):
+                record = info.records()
+                selected = chosen_by.observe(
+                    selected,
+                    number,
+                    members,
+                    np.asarray(record.algorithm.loss),
+                    info.steps.astype(float),
+                )
+            if _due(config.train.log_every, done, total):
+                row = _metrics(infos, chosen)
+                infos.clear()
+                if promise is not None and z is not None:
+                    row["epsilon"] = promise(done).epsilon_as_run
+                if _due(config.train.eval_every, done, total):
+                    guessed = evaluate.predictions(
+                        task, state.server.params, data.valid
+                    )
+                    row["nonprivate/valid_accuracy"] = float(guessed.correct.mean())
+                out.write(done, row)
+            if _due(config.train.checkpoint_every, done, total):
+                kept = {
+                    "state": state,
+                    "taken": taken,
+                    "seed": seed,
+                    "observed": _observed(selected),
+                }
+                saver.save(done, kept)
+    source.close()
+    selected = chosen_by.resize(
+        selected, timeline.sizes(calendar, calendar.periods - 1)
+    )
+    return Trained(
+        params=state.server.params,
+        store=held,
+        dealt=dealt,
+        sentence=objective.effective(chosen_by, selected, rule).sentence,
+        privacy=None if promise is None else promise(total),
+        noise_multiplier=z,
+        rows=writer_lib.read(workdir / "metrics.jsonl"),
+        taken=taken,
+        utilization=float(np.mean(used)) if used else 1.0,
+    )
+
+
+def _settings(config, clients, devices) -> rounds.Settings:
+    spec = config.federated
+    # A Poisson cohort exceeds this with probability below 1e-9.
+    most = spec.cohort + 6 * np.sqrt(spec.cohort) + 20
+    capacity = 1 << int(np.ceil(np.log2(min(most, clients))))
+    return rounds.Settings(
+        jit=jax.jit,
+        lanes=spec.lanes or LANES,
+        batch_size=config.train.batch_size,
+        capacity=max(capacity, 1),
+        epochs=spec.epochs,
+        steps=spec.local_steps,
+        group=spec.group,
+        exact=spec.exact,
+        devices=devices,
+        backend=config.train.backend,
+    )
+
+
+def _promise(config, chosen_by, calendar, clients):
+    """(z, rounds done -> what was promised); (None, None) without privacy."""
+    spec, total = config.privacy, config.train.steps
+    if not spec.enabled:
+        return None, None
+    ends = [
+        -(-(period + 1) * total // calendar.periods)
+        for period in range(calendar.periods)
+    ]
+    states = [
+        chosen_by.init(timeline.sizes(calendar, period))
+        for period in range(calendar.periods)
+    ]
+
+    def claim(z, done):
+        parts, begin = [], 0
+        for state, end in zip(states, ends, strict=True):
+            if done > begin:
+                parts.append(chosen_by.event(state, z, min(done, end) - begin))
+            begin = end
+        return user_privacy.compose(parts)
+
+    z = spec.noise_multiplier
+    if z is None:
+        if calendar.periods > 1:
+            raise ValueError(
+                "privacy.epsilon cannot be solved for noise where sizes change with "
+                f"federated.periods={calendar.periods}; set privacy.noise_multiplier."
+            )
+        z = user_privacy.calibrate(
+            chosen_by,
+            states[0],
+            epsilon=spec.epsilon,
+            delta=spec.delta,
+            rounds=total,
+            accountant=spec.accountant,
+        )
+    user_privacy.check_claim(chosen_by, states[0], total, z)
+
+    def promised(done):
+        return user_privacy.account(
+            claim(z, done), delta=spec.delta, accountant=spec.accountant
+        )
+
+    return z, promised
+
+
+def _arrived(config, public, number, members):
+    """bool[M], who is not lost on the way; None where nobody is."""
+    chance = config.federated.dropout
+    if not chance:
+        return None
+    key = rng.step_key(rng.stream(public, "dropout"), number)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(members, "uint32"))
+    return np.asarray(jax.vmap(jax.random.uniform)(keys)) >= chance
+
+
+def _listens(chosen_by: selection.Selector) -> bool:
+    return chosen_by.name in ("power_of_choice", "oort")
+
+
+def _observed(selected: selection.State) -> Any:
+    return () if selected.observed is None else selected.observed
+
+
+def _metrics(infos, chosen) -> dict[str, Any]:
+    records = [info.records() for info in infos]
+    loss = np.concatenate([record.algorithm.loss for record in records])
+    examples = np.concatenate([record.algorithm.examples for record in records])
+    norms = np.concatenate([record.aggregator.norm for record in records])
+    clipped = np.concatenate([record.aggregator.clipped for record in records])
+    many = max(len(norms), 1)
+    return {
+        "nonprivate/loss": float((loss * examples).sum() / max(examples.sum(), 1)),
+        "nonprivate/clients": len(chosen.numbers),
+        "nonprivate/mean_norm": float(norms.sum() / many),
+        "nonprivate/clipped_fraction": float(clipped.sum() / many),
+        "nonprivate/nonfinite": int(
+            sum((~record.aggregator.finite).sum() for record in records)
+        ),
+    }
+
+
+def _saver(config, data, workdir) -> checkpoint.Checkpointer:
+    digests = {
+        "another configuration": config_lib.digest(config),
+        f"other data (data.name={config.data.name!r})": data.digest,
+    }
+    return checkpoint.Checkpointer(
+        workdir / "checkpoints", digest=":".join(digests.values()), parts=tuple(digests)
+    )
+
+
+def _due(every: int, step: int, total: int) -> bool:
+    return step == total or (every > 0 and step % every == 0)
