@@ -123,7 +123,17 @@ def test_one_program_for_every_cohort_and_stable_state(name):
     check_contract(aggregator, made)
 
 
-@pytest.mark.parametrize("name", PRIVATE)
+# What other chains have in other company.
+TWICE = ("inverse", "quantised", "no_feedback", "sign", "drive", "discrete")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in TWICE else name
+        for name in PRIVATE
+    ],
+)
 def test_nobody_moves_the_sum_by_more_than_declared(name):
     aggregator = chain.chain(*PRIVATE[name])
     made = sensitivity.of_chain(aggregator, D, expected_weight=W, memory=3.0)
@@ -164,7 +174,9 @@ def test_the_brute_force_catches_noise_for_the_wrong_mean():
         chain.chain(*wrong)
 
 
-@pytest.mark.parametrize("name", ["capped", "adaptive"])
+@pytest.mark.parametrize(
+    "name", ["capped", pytest.param("adaptive", marks=pytest.mark.slow)]
+)
 def test_the_brute_force_lets_honest_noise_pass(name):
     aggregator = chain.chain(*PRIVATE[name])
     release = sensitivity.of_chain(aggregator, D, expected_weight=W).release
@@ -174,19 +186,30 @@ def test_the_brute_force_lets_honest_noise_pass(name):
         sensitivity.check_noise_covers(release, D, 1.5 * z, cohorts=8)
 
 
+def one_round(aggregator, deltas, examples, mask):
+    """(update, memory, records, info) of one round of a chain that sums."""
+    weights = aggregator.weights(examples, None)
+
+    @sensitivity.quick_jit
+    def run(deltas, weights, mask, keys):
+        state = aggregator.init(jax.tree.map(lambda x: x[0], deltas))
+        sent, memory, records = jax.vmap(aggregator.client, (None, 0, None, 0))(
+            state, deltas, (), keys
+        )
+        cohort = link.cohort(weights, mask, expected_weight=1.0)
+        total = link.weighted_sum(sent, cohort)
+        update, _, info = aggregator.server(state, total, cohort, jax.random.key(1))
+        return update, memory, records, info
+
+    return run(deltas, weights, mask, jax.random.split(jax.random.key(0), M))
+
+
 def test_the_default_chain_is_fedavg():
     aggregator = chain.chain(weighting.by_examples())
     deltas, n = inputs(1), np.array([1, 2, 3, 5, 8, 20, 0, 7])
-    state = aggregator.init(jax.tree.map(lambda x: x[0], deltas))
-    sent, memory, records = jax.vmap(aggregator.client, (None, 0, None, 0))(
-        state, deltas, (), jax.random.split(jax.random.key(0), M)
-    )
-    weights = aggregator.weights(n, None)
-    mask = jnp.arange(M) != 5
-    cohort = link.cohort(weights, mask, expected_weight=1.0)
-    total = link.weighted_sum(sent, cohort)
-    update, _, info = aggregator.server(state, total, cohort, jax.random.key(1))
-    kept = n * np.asarray(mask)
+    mask = np.arange(M) != 5
+    update, memory, records, info = one_round(aggregator, deltas, n, mask)
+    kept = n * mask
     for name, x in deltas.items():
         wanted = np.tensordot(kept, np.asarray(x, np.float64), axes=1) / kept.sum()
         np.testing.assert_allclose(update[name], wanted, rtol=1e-5, atol=1e-6)
@@ -203,18 +226,12 @@ def rows_of(stack):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_message_that_is_not_finite_becomes_zero_and_keeps_its_place(bad):
-    aggregator = chain.chain()
     deltas = inputs(2)
     deltas["b"] = deltas["b"].at[3, 1, 0].set(bad)
-    state = aggregator.init(jax.tree.map(lambda x: x[0], deltas))
-    sent, _, records = jax.vmap(aggregator.client, (None, 0, None, 0))(
-        state, deltas, (), jax.random.split(jax.random.key(0), M)
-    )
+    ones, everyone = np.ones(M), np.ones(M, bool)
+    update, _, records, _ = one_round(chain.chain(), deltas, ones, everyone)
     assert np.asarray(records.finite).tolist() == [k != 3 for k in range(M)]
     assert float(records.norm[3]) == 0
-    cohort = link.cohort(jnp.ones(M), expected_weight=W)
-    total = link.weighted_sum(sent, cohort)
-    update, _, _ = aggregator.server(state, total, cohort, jax.random.key(1))
     clean = np.asarray(deltas["a"], np.float64)
     clean[3] = 0
     np.testing.assert_allclose(update["a"], clean.sum(0) / M, rtol=1e-5, atol=1e-6)

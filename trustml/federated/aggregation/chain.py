@@ -132,16 +132,13 @@ def chain(*links: Any) -> Aggregator:
         return message, tuple(kept), record
 
     def server(state, message, cohort, key):
-        given = bounds(state)
+        given = bounds(state)  # of this round: a tracked norm moves on below
         info = _first_info(given)
         if collect is not None and collect.collect == "stack":
             message = _with_bits(message, cohort)
         after: list[Any] = list(state)
-        # A tracked norm moves on at the end: this round's noise is for this round's.
-        for late in (False, True):
-            for number, one in enumerate(links):
-                if one.server is None or (one.bit_stddev is not None) != late:
-                    continue
+        for number, one in enumerate(links):
+            if one.server is not None:
                 step = jax.random.fold_in(key, number)
                 message, after[number], info = one.server(
                     state[number], message, cohort, given, step, info
