@@ -30,6 +30,8 @@ from trustml.federated import schedule
 PyTree = Any
 Key = Any
 
+_AHEAD = 4  # windows sent before the first step
+
 
 class Cohort(NamedTuple):
     """The clients of one sweep.
@@ -157,18 +159,32 @@ def make(
             steps=placed(cut.steps.astype(np.int32)),
             given=jax.tree.map(placed, cohort.given),
         )
-        clients = _put(clients, found)
-        memory = _put(jax.tree.map(placed, cohort.memory), found)
-        first = _put(schedule.first_places(made, capacity), found)
+        parts = list(
+            schedule.windows(
+                made,
+                cut,
+                index,
+                batch_size=batch_size,
+                length=window,
+                capacity=capacity,
+            )
+        )
+        # One transfer of all that a round needs, where it is short.
+        clients, memory, first, ahead = _put(
+            (
+                clients,
+                jax.tree.map(placed, cohort.memory),
+                schedule.first_places(made, capacity),
+                [part for part, _ in parts[:_AHEAD]],
+            ),
+            found,
+        )
         shared = lanes_lib.Shared(model, key, lanes_lib.int_limit(count))
         if len(found) > 1:
             shared = parallel.replicate(shared, found)
         carry = begin(shared, clients, memory, first)
-        parts = schedule.windows(
-            made, cut, index, batch_size=batch_size, length=window, capacity=capacity
-        )
-        for part, phases in parts:
-            part = _put(part, found)
+        for number, (part, phases) in enumerate(parts):
+            part = ahead[number] if number < _AHEAD else _put(part, found)
             for phase in phases:
                 bounds = np.int32(phase.start), np.int32(phase.stop)
                 carry = step(phase.width, carry, shared, data, clients, part, bounds)
