@@ -31,7 +31,7 @@ import numpy as np
 from numpy import typing as npt
 from scipy import special, stats
 
-from trustml import intervals
+from trustml import _validate, intervals
 
 
 class Area(NamedTuple):
@@ -151,7 +151,7 @@ def check_scores(
         ("member_scores", member_scores),
         ("nonmember_scores", nonmember_scores),
     ):
-        scores = np.asarray(scores, np.float64)
+        scores = _validate.numbers_of(field, scores, "give one score per example")
         if scores.ndim != 1 or scores.size == 0:
             raise ValueError(
                 f"{field} has shape {scores.shape}; one score per example is needed, "
@@ -417,7 +417,7 @@ def tpr_bound(fpr: npt.ArrayLike, epsilon: float, delta: float) -> np.ndarray:
         raise ValueError(
             f"delta={delta} must lie between 0 and 1; give the plan's delta."
         )
-    fpr = np.asarray(fpr, np.float64)
+    fpr = _validate.numbers_of("fpr", fpr)
     if epsilon > 700.0:  # e^eps leaves float64; the bound says nothing.
         return np.ones(fpr.shape)
     first = np.exp(epsilon) * fpr + delta

@@ -117,7 +117,8 @@ def measure(
     """
     _validate.integer_at_least("replicates", replicates, 100, "200 is the default")
     level = _validate.in_open_interval("level", level, 0.0, 1.0, "0.95 is usual")
-    value, member = np.asarray(value, np.float64), np.asarray(member, bool)
+    value = _validate.numbers_of("value", value, "give scores [M, n]")
+    member = np.asarray(member, bool)
     valid = np.ones(value.shape, bool) if valid is None else np.asarray(valid, bool)
     if value.ndim != 2 or not value.shape == member.shape == valid.shape:
         raise ValueError(
@@ -207,7 +208,7 @@ def difference(one: Mean, other: Mean) -> tuple[float, float]:
 
 
 def _thresholds(threshold, models):
-    found = np.asarray(threshold, np.float64)
+    found = _validate.numbers_of("threshold", threshold)
     if found.shape != (models,) or np.isnan(found).any():
         raise ValueError(
             f"threshold has shape {found.shape} and {int(np.isnan(found).sum())} nan "

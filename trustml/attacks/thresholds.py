@@ -93,7 +93,8 @@ def fixed(
     Raises:
       ValueError: on shapes that differ, or a valid score that is nan.
     """
-    value, member = np.asarray(value, np.float64), np.asarray(member, bool)
+    value = _validate.numbers_of("value", value, "give scores [M, n]")
+    member = np.asarray(member, bool)
     valid, chosen = np.asarray(valid, bool), np.asarray(apart, bool)
     models = len(value)
     if value.ndim != 2 or not value.shape == member.shape == valid.shape:
