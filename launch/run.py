@@ -106,6 +106,7 @@ def _load(spec: str) -> Any:
 def _split(argv: Sequence[str]) -> tuple[str, list[str], list[str]]:
     """`--config`'s value, fields to set to None, and the other arguments."""
     spec, empty, rest = "", [], []
+    tuples: dict[str, int] = {}  # field -> where in `rest` it is set
     arguments = iter(argv)
     for argument in arguments:
         flag, equals, value = argument.partition("=")
@@ -113,6 +114,16 @@ def _split(argv: Sequence[str]) -> tuple[str, list[str], list[str]]:
             spec = value if equals else next(arguments, "")
         elif match := re.fullmatch(r"--?(?:no)?config\.(.+)", flag):
             kind = config.kind_of(match[1])
+            if kind.startswith("a tuple"):
+                # The library would add values up; the last one counts, as elsewhere.
+                if not equals:
+                    value = next(arguments, "")
+                    argument, equals = f"{flag}={value}", "="
+                if match[1] in tuples:
+                    at = tuples.pop(match[1])
+                    del rest[at]
+                    tuples = {f: i - (i > at) for f, i in tuples.items()}
+                tuples[match[1]] = len(rest)
             if value.lower() == "none" and kind.endswith("or None"):
                 empty.append(match[1])
             elif kind == "a tuple of text" and equals and value[:1] not in "('\"":

@@ -388,3 +388,13 @@ def test_field_names():
     assert config.check_field("train.steps") == "train.steps"
     with pytest.raises(ValueError, match=r"'epsilon'; did you mean privacy\.epsilon\?"):
         config.check_field("epsilon")
+
+
+def test_a_limit_and_users_exclude_each_other_under_privacy_only(tmp_path):
+    file = tmp_path / "mine.tsv"
+    file.write_text("text\tlabel\twho\n")
+    changes = {"privacy__unit": "user", "data__user_column": "who", "data__limit": 50}
+    changes |= {"data__path": str(file), "privacy__enabled": False}
+    assert config.from_config_dict(_made(**changes)).data.limit == 50
+    with pytest.raises(ValueError, match="data.limit=50 is one draw among"):
+        config.from_config_dict(_made(**changes | {"privacy__enabled": True}))

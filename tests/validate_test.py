@@ -87,3 +87,23 @@ def test_existing_directory(tmp_path):
         _validate.existing_directory("d", tmp_path / "no")
     with pytest.raises(ValueError):
         _validate.existing_directory("d", "")
+
+
+def test_arrays_hold_numbers():
+    for good in (
+        [1, 2],
+        (0.5,),
+        np.float32([[1]]),
+        3,
+        [np.float32(1), 2],
+        [True, False],
+    ):
+        found = _validate.numbers_of("a.b", good)
+        np.testing.assert_array_equal(found, good)
+        assert found.dtype == np.float64
+    bad = ("0.1", ["0.1", "0.2"], [[1.0], [1.0, 2.0]], [None], [{}], [1j], [object()])
+    for value in bad:
+        with pytest.raises(
+            ValueError, match=r"^a\.b is .* must be an array of numbers"
+        ):
+            _validate.numbers_of("a.b", value, "do this")

@@ -20,6 +20,8 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+import numpy as np
+
 
 def fail(field: str, value: Any, bound: str, cure: str = "") -> NoReturn:
     """Raises the `ValueError` that every check here raises.
@@ -104,6 +106,25 @@ def integer_at_least(field: str, value: Any, low: int, cure: str = "") -> int:
     if value < low:
         fail(field, value, f"must be >= {low}", cure)
     return int(value)
+
+
+def numbers_of(field: str, value: Any, cure: str = "") -> np.ndarray:
+    """`value` as a float64 array, if it is one of numbers.
+
+    Raises:
+      ValueError: if it holds text or other things, or rows of different length.
+    """
+    try:
+        found = np.asarray(value)
+        if found.dtype.kind in "biufV":  # V: bfloat16 and its kin
+            return found.astype(np.float64)
+        what = f"{found.dtype.type.__name__}{list(found.shape)}"
+    except (TypeError, ValueError):
+        what = "a list of unequal rows or of other things"
+    raise ValueError(
+        f"{field} is {what} and must be an array of numbers; "
+        f"{cure or 'give one number for each entry'}."
+    )
 
 
 def boolean(field: str, value: Any, cure: str = "") -> bool:

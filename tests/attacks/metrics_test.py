@@ -177,3 +177,15 @@ def test_accuracy_at_a_fixed_threshold():
     assert 0.0 <= found.lo < 0.75 < found.hi <= 1.0
     with pytest.raises(ValueError, match="threshold=nan"):
         metrics.at_threshold(ins, outs, float("nan"))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["0.1", ["0.1", "0.2"], [[0.1], [0.1, 0.2]]], ids=["text", "texts", "rows"]
+)
+def test_what_is_no_array_of_numbers_is_named(wrong):
+    with pytest.raises(ValueError, match="member_scores is .*; give one score per"):
+        metrics.auc(wrong, [0.0])
+    with pytest.raises(ValueError, match="nonmember_scores is .* array of numbers"):
+        metrics.tpr_at_fpr([0.0], wrong, 0.5)
+    with pytest.raises(ValueError, match="fpr is .* array of numbers"):
+        metrics.tpr_bound(wrong, 1.0, 1e-5)

@@ -149,3 +149,11 @@ def test_a_target_outside_the_design_refers_to_all_models():
         np.testing.assert_allclose(
             found.squares_out[0, i], 3 * outside.var(axis=0), atol=1e-4
         )
+
+
+def test_margins_without_queries_are_refused():
+    member, _ = worlds.paired(4, 20)
+    with pytest.raises(
+        ValueError, match=r"signal.shape=\[4, 20\] .*; of one query, give"
+    ):
+        references.clean(worlds.leaky(member)[:, :, 0], None)

@@ -183,3 +183,23 @@ def test_missing_and_broken_checkpoints_get_a_sentence(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
     with pytest.raises(ValueError, match="tokenizer.json=.*cannot be read.*again"):
         tokenizers.pretrained(tmp_path)
+
+
+def test_characters_keep_case_and_spaces():
+    tokenizer = tokenizers.characters("abAB \n")
+    tokens, length = tokenizer.encode("aB b?", 8)
+    assert tokens.tolist() == [2, 5, 6, 3, 1, 0, 0, 0] and length == 5
+    found = tokenizer.encode_many(["b\n  a", ["ab", "b"], "", "aaaa"], 4)
+    assert found.length.tolist() == [4, 4, 0, 4]
+    assert found.tokens[1].tolist() == [2, 3, 6, 3]
+    assert found.word_index[0].tolist() == [0, -1, -1, -1]
+    assert found.word_index[1].tolist() == [0, 0, -1, 1]
+    assert tokenizer.vocab_size == 8 and tokenizer.public
+    assert tokenizer.digest != tokenizers.characters("abAB ").digest
+
+
+def test_an_alphabet_lists_every_character_once():
+    with pytest.raises(ValueError, match="alphabet='aba' has 1 twice"):
+        tokenizers.characters("aba")
+    with pytest.raises(ValueError, match="alphabet='' is empty"):
+        tokenizers.characters("")

@@ -7,7 +7,7 @@ import pytest
 
 from trustml import report
 from trustml.attacks.extraction import canary
-from trustml.experiments import exposures, planted
+from trustml.experiments import canary_page, exposures, planted
 from trustml.models import tagging
 
 SEEDS, COPIES, LETTERS, WIDTH = 6, (3, 0), 3, 2
@@ -144,3 +144,37 @@ def test_numbers_go_to_json():
     plain = json.loads(report.to_json({"one": exposures.as_dict(found)}))["one"]
     assert plain["rows"][0]["guesses"]["exhaustive"]["words"]["value"] >= 0
     assert plain["rows"][1]["summary"] is None and plain["seeds"] == SEEDS
+
+
+@pytest.mark.parametrize(
+    ("seeds", "high", "said"),
+    [
+        (1, np.inf, "None was shown to bring"),
+        (16, 1.4, "None was shown to bring"),
+        (16, 0.9, "Within 1 bit of the control: "),
+    ],
+    ids=["one-seed", "wide", "shown"],
+)
+def test_a_defence_holds_by_its_interval_and_not_by_its_median(seeds, high, said):
+    plan = make_planted()
+    plain = measure(plan, np.random.default_rng(0).normal(size=(12, 9)))
+    rows = [
+        row
+        if row.summary is None
+        else row._replace(
+            summary=row.summary._replace(
+                delta_median=0.2, delta_lo=-high, delta_hi=high
+            )
+        )
+        for row in plain.rows
+    ]
+    defended = plain._replace(name="dropout", seeds=seeds, rows=rows)
+    (card,) = [
+        card
+        for card in canary_page.cards(plan, [plain, defended])
+        if card.question.startswith("Which defence holds")
+    ]
+    assert card.headline.startswith(said)
+    few = any("too few seeds to say that it holds" in point for point in card.points)
+    assert few == (high > 1)
+    assert any("Of one seed only" in point for point in card.points) == (seeds == 1)

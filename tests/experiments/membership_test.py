@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
+from tests.attacks import worlds
 from trustml import config as config_lib
 from trustml import parallel
-from trustml.attacks import designs, signals
+from trustml.attacks import closed_form, designs, signals
 from trustml.attacks import shadows as engine
 from trustml.data import datasets
-from trustml.experiments import build, membership, shadows
+from trustml.experiments import build, leaks, membership, membership_page, shadows
 from trustml.models import mlp
 
 
@@ -56,6 +57,13 @@ def test_a_run_from_end_to_end(tmp_path, capsys):
     assert leak["n_models"] == 4 and set(leak["attacks"]) == {"2"}
     assert 0 <= leak["attacks"]["2"]["Student-t"]["auc"]["value"] <= 1
     assert set(leak["learned"]) == {"quantile regression", "Shokri"}
+    for attack, found in leak["attacks"]["2"].items():
+        # Of 4 models nobody is left to fix thresholds of attacks with references.
+        alone = closed_form.THREATS[attack].references == "none"
+        assert (found["balanced_accuracy"] is not None) == alone
+    for found in leak["learned"].values():
+        assert 0 <= found["balanced_accuracy"]["value"] <= 1
+    assert leak["accuracy"]["n"] == 4 and leak["audited"] is None
     assert "Student-t with 2 models" in capsys.readouterr().out
     assert membership.run(config, tmp_path / "out") == path
     assert "finished already" in capsys.readouterr().out
@@ -80,6 +88,40 @@ def test_private_models_bring_their_epsilon(tmp_path, capsys):
     plain = make_config(tmp_path)
     other = membership.prepare(plain, build.dataset(plain))
     assert other.fingerprint != attack.fingerprint and other.plan is None
+
+
+def test_coins_of_their_own_audit_the_models(tmp_path):
+    """A world without privacy under a promise of 0.1: the audit is above it."""
+    rng = np.random.default_rng(0)
+    member = rng.random((6, 2000)) < 0.5
+    margin = (4.0 * member + rng.normal(size=member.shape)).astype(np.float32)
+    found = signals.Signals(
+        margin=margin[:, :, None],
+        log_prob=-np.logaddexp(0, -margin)[:, :, None],
+        member=member,
+        pair=np.full(6, -1),
+        label=np.zeros(2000, np.int32),
+        group=np.full(2000, -1),
+        valid=np.ones(2000, bool),
+        fingerprint="",
+    )
+
+    def measure(found, epsilon):
+        kept = shadows.Kept(found, epsilon, None if epsilon is None else 1e-5)
+        return leaks.measure("eps", kept, {"label": found.label})
+
+    leaky = measure(found, 0.1)
+    assert 0.1 < leaky.audited.epsilon < leaky.audited.epsilon_ceiling
+    assert leaky.audited.confidence == 0.95
+    assert leaky.attacks[5]["Student-t"].balanced_accuracy.value > 0.9
+    card = membership_page.cards([leaky])[1]
+    assert any("ABOVE the promise" in point for point in card.points)
+    noise = rng.normal(size=member.shape).astype(np.float32)[:, :, None]
+    silent = measure(found._replace(margin=noise, log_prob=noise), 0.1)
+    assert silent.audited.epsilon <= 0.1, "a false alarm in 5% of seeds at most"
+    assert measure(found, None).audited is None
+    pairs = found._replace(pair=np.arange(6) ^ 1, member=worlds.paired(6, 2000)[0])
+    assert measure(pairs, 0.1).audited is None
 
 
 def test_the_fingerprint_follows_data_settings_and_design(tmp_path):

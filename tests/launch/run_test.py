@@ -75,6 +75,20 @@ def test_overrides_and_workdir(here):
     assert command.config.model.hidden == (32, 16)
     assert command.config.train.steps == 7
     assert command.workdir == pathlib.Path("runs/mine")
+    again = run.parse(
+        [
+            "--config=mine.py",
+            "--config.model.hidden=(32, 16)",
+            "--config.privacy.trainable=*/bias",
+            "--config.model.hidden=8",
+            "--config.privacy.trainable",
+            "head/*",
+            "--config.train.steps=7",
+            "--config.train.steps=9",
+        ]
+    ).config
+    assert again.model.hidden == (8,) and again.train.steps == 9
+    assert again.privacy.trainable == ("head/*",)
     assert run.parse(["--config", "mine.py:smoke"]).workdir.name == "mine-smoke"
     named = run.parse(["--config=mine.py", "--workdir=runs/a"])
     assert named.workdir == pathlib.Path("runs/a")

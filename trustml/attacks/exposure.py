@@ -277,7 +277,7 @@ def _median_interval(values: np.ndarray, level: float) -> tuple[float, float]:
 
 
 def _losses(field: str, values: npt.ArrayLike, least: int) -> np.ndarray:
-    out = np.asarray(values, np.float64)
+    out = _validate.numbers_of(field, values)
     if out.ndim != 1 or out.size < least:
         _validate.fail(field, list(out.shape), f"must be one-dimensional, >= {least}")
     if np.isnan(out).any():

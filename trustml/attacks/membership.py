@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy import typing as npt
 
+from trustml import _validate
 from trustml.attacks import blind as blind_lib
 from trustml.attacks import metrics, threat
 
@@ -115,8 +116,8 @@ def loss_threshold(
     References: https://arxiv.org/abs/1709.01604
     """
     members, nonmembers = (
-        np.asarray(member_losses, np.float64),
-        np.asarray(nonmember_losses, np.float64),
+        _validate.numbers_of("member_losses", member_losses),
+        _validate.numbers_of("nonmember_losses", nonmember_losses),
     )
     for field, losses in (
         ("member_losses", members),

@@ -31,7 +31,7 @@ import numpy as np
 from numpy import typing as npt
 from scipy import special, stats
 
-from trustml import intervals
+from trustml import _validate, intervals
 
 
 class Area(NamedTuple):
@@ -151,7 +151,7 @@ def check_scores(
         ("member_scores", member_scores),
         ("nonmember_scores", nonmember_scores),
     ):
-        scores = np.asarray(scores, np.float64)
+        scores = _validate.numbers_of(field, scores, "give one score per example")
         if scores.ndim != 1 or scores.size == 0:
             raise ValueError(
                 f"{field} has shape {scores.shape}; one score per example is needed, "
@@ -320,7 +320,7 @@ def balanced_accuracy(
         shuffled = rng.permutation(scores)
         halves.append((shuffled[: scores.size // 2], shuffled[scores.size // 2 :]))
     (in_choose, in_test), (out_choose, out_test) = halves
-    threshold = _best(roc(in_choose, out_choose))[1]
+    threshold = best_threshold(in_choose, out_choose)
     tp, tn = int(np.sum(in_test > threshold)), int(np.sum(out_test <= threshold))
     value, lo, hi = _mean_of_rates(tp, in_test.size, tn, out_test.size, level)
     return Balanced(
@@ -331,6 +331,21 @@ def balanced_accuracy(
         threshold,
         _best(roc(ins, outs))[0],
     )
+
+
+def best_threshold(
+    member_scores: npt.ArrayLike, nonmember_scores: npt.ArrayLike
+) -> float:
+    """The threshold of the largest balanced accuracy, to be used on OTHER scores.
+
+    Args:
+      member_scores: float[n_in], of shadow models or a held-out half.
+      nonmember_scores: float[n_out].
+
+    Raises:
+      ValueError: as `check_scores`.
+    """
+    return _best(roc(member_scores, nonmember_scores))[1]
 
 
 def at_threshold(
@@ -402,7 +417,7 @@ def tpr_bound(fpr: npt.ArrayLike, epsilon: float, delta: float) -> np.ndarray:
         raise ValueError(
             f"delta={delta} must lie between 0 and 1; give the plan's delta."
         )
-    fpr = np.asarray(fpr, np.float64)
+    fpr = _validate.numbers_of("fpr", fpr)
     if epsilon > 700.0:  # e^eps leaves float64; the bound says nothing.
         return np.ones(fpr.shape)
     first = np.exp(epsilon) * fpr + delta

@@ -215,9 +215,21 @@ def summary(
 
 
 def clean(
-    signal: Float[Array, "M n Q"], valid: Bool[Array, " n"] | None
+    signal: Array, valid: Bool[Array, " n"] | None
 ) -> tuple[jax.Array, jax.Array]:
-    """The signal with 0 in place of what is not valid, and what is valid, bool[n]."""
+    """The signal with 0 in place of what is not valid, and what is valid, bool[n].
+
+    Args:
+      signal: float[M, n, Q].
+      valid: examples to use; those with a signal that is not finite go as well.
+
+    Raises:
+      ValueError: when traced, if the signal has no three axes.
+    """
+    if np.ndim(signal) != 3:
+        bound = "has not the axes [M, n, Q] of models, examples and queries"
+        cure = "of one query, give signal[:, :, None]"
+        _validate.fail("signal.shape", list(np.shape(signal)), bound, cure)
     signal = jnp.asarray(signal, jnp.float32)
     ok = jnp.all(jnp.isfinite(signal), axis=(0, 2))
     if valid is not None:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import typing as npt
 
-from trustml import intervals
+from trustml import _validate, intervals
 from trustml.attacks import metrics
 
 
@@ -100,7 +100,7 @@ def counts(
     """
     scores, member, group, size = _checked(scores, member, group, num_groups)
     known = group >= 0
-    at = np.broadcast_to(np.asarray(threshold, np.float64), (size,))
+    at = np.broadcast_to(_validate.numbers_of("threshold", threshold), (size,))
     accused = scores[known] > at[group[known]]
     cell = 4 * group[known] + 2 * member[known] + accused
     return np.bincount(cell, minlength=4 * size).reshape(size, 2, 2)
@@ -169,7 +169,8 @@ def at_fpr(
 
 
 def _checked(scores, member, group, num_groups):
-    scores, member = np.asarray(scores, np.float64), np.asarray(member, bool)
+    scores = _validate.numbers_of("scores", scores)
+    member = np.asarray(member, bool)
     group = np.asarray(group)
     if scores.ndim != 1 or not scores.shape == member.shape == group.shape:
         raise ValueError(

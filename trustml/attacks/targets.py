@@ -62,6 +62,8 @@ class Measured(NamedTuple):
       tpr_at_fpr: FPR asked for -> Mean, or None where a target has fewer than 1/FPR
         non-members.
       achieved_fpr: FPR asked for -> mean share of non-members accused, or None.
+      balanced_accuracy: (TPR + 1 - FPR)/2 at thresholds that were fixed elsewhere; 0.5
+        is guessing. None where none were given.
       n_targets: M.
       n_members: mean number of members a target.
       n_nonmembers: mean number of non-members.
@@ -73,6 +75,7 @@ class Measured(NamedTuple):
     auc: Mean
     tpr_at_fpr: dict[float, Mean | None]
     achieved_fpr: dict[float, float | None]
+    balanced_accuracy: Mean | None
     n_targets: int
     n_members: float
     n_nonmembers: float
@@ -86,6 +89,7 @@ def measure(
     member: npt.ArrayLike,
     valid: npt.ArrayLike | None = None,
     *,
+    threshold: npt.ArrayLike | None = None,
     fprs: Sequence[float] = FPRS,
     replicates: int = 200,
     level: float = 0.95,
@@ -97,6 +101,8 @@ def measure(
       value: float[M, n], scores; larger means member.
       member: bool[M, n].
       valid: bool[M, n]; scores that count. None: all.
+      threshold: float[M], of `thresholds.fixed`, for the balanced accuracy; never one
+        that was chosen on these scores. None leaves it out.
       fprs: false-alarm shares to report.
       replicates: R >= 100.
       level: confidence of the intervals.
@@ -106,12 +112,13 @@ def measure(
       Measured.
 
     Raises:
-      ValueError: on shapes that differ, a valid score that is nan, or a target without
-        valid members or non-members.
+      ValueError: on shapes that differ, a valid score or a threshold that is nan, or a
+        target without valid members or non-members.
     """
     _validate.integer_at_least("replicates", replicates, 100, "200 is the default")
     level = _validate.in_open_interval("level", level, 0.0, 1.0, "0.95 is usual")
-    value, member = np.asarray(value, np.float64), np.asarray(member, bool)
+    value = _validate.numbers_of("value", value, "give scores [M, n]")
+    member = np.asarray(member, bool)
     valid = np.ones(value.shape, bool) if valid is None else np.asarray(valid, bool)
     if value.ndim != 2 or not value.shape == member.shape == valid.shape:
         raise ValueError(
@@ -119,6 +126,7 @@ def measure(
             f"{valid.shape}; all three need one entry per target and example, [M, n]."
         )
     models, n = value.shape
+    fixed = None if threshold is None else _thresholds(threshold, models)
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(n, np.full(n, 1 / n), size=replicates).astype(np.float32)
     drawn = rng.multinomial(models, np.full(models, 1 / models), size=replicates)
@@ -151,6 +159,10 @@ def measure(
         _mean(per_target, part, drawn, level)
         for per_target, part in zip([areas, *rates], resampled, strict=True)
     ]
+    balanced = None
+    if fixed is not None:
+        judged = _balanced(value > fixed[:, None], member, valid, weights)
+        balanced = _mean(judged[0], judged[1:], drawn, level)
     known = [not np.isnan(part).any() for part in rates]
     members, nonmembers = np.mean(sizes, axis=0).tolist()
     return Measured(
@@ -163,6 +175,7 @@ def measure(
             float(fpr): float(alarms[at].mean()) if known[at] else None
             for at, fpr in enumerate(fprs)
         },
+        balanced_accuracy=balanced,
         n_targets=models,
         n_members=members,
         n_nonmembers=nonmembers,
@@ -192,6 +205,28 @@ def difference(one: Mean, other: Mean) -> tuple[float, float]:
         )
     gaps = one.per_target - other.per_target
     return float(gaps.mean()), float(gaps.std(ddof=1) / np.sqrt(gaps.size))
+
+
+def _thresholds(threshold, models):
+    found = _validate.numbers_of("threshold", threshold)
+    if found.shape != (models,) or np.isnan(found).any():
+        raise ValueError(
+            f"threshold has shape {found.shape} and {int(np.isnan(found).sum())} nan "
+            f"for {models} targets; give one number a target, fixed on other models."
+        )
+    return found
+
+
+def _balanced(accused, member, valid, weights_Rn):
+    """Balanced accuracy of every target, [1 + R, M]; the first row is unweighted."""
+    weights = np.concatenate([np.ones_like(weights_Rn[:1]), weights_Rn])
+    sides = []
+    for right, side in ((accused, valid & member), (~accused, valid & ~member)):
+        total = weights @ side.T.astype(np.float32)
+        hits = weights @ (right & side).T.astype(np.float32)
+        some = np.maximum(total, 1).astype(np.float64)
+        sides.append(np.where(total > 0, hits / some, np.nan))
+    return (sides[0] + sides[1]) / 2.0
 
 
 def _resample(score, truth, weights_Rn, fprs):

@@ -148,7 +148,8 @@ def guess(
       guesses: (k_in, k_out), together at most m.
       seed: of the order of tied scores, which must not be that of the canaries.
     """
-    scores, coins = np.asarray(scores, np.float64), np.asarray(coins, bool)
+    scores = _validate.numbers_of("scores", scores)
+    coins = np.asarray(coins, bool)
     k_in, k_out = _pair(guesses, scores.size)
     shuffled = np.random.default_rng(seed).permutation(scores.size)
     order = shuffled[np.argsort(scores[shuffled], kind="stable")]

@@ -34,7 +34,7 @@ from trustml.audit import lower_bounds
 
 def total(units: Float[np.ndarray, "T n"]) -> Float[np.ndarray, " n"]:
     """Sum over the steps, for canaries that are in every batch; threshold T/2."""
-    return np.sum(np.asarray(units, np.float64), axis=0)
+    return np.sum(_validate.numbers_of("units", units), axis=0)
 
 
 def subsampled(
@@ -48,7 +48,7 @@ def subsampled(
       noise_multiplier: z, stddev of the noise in the same units.
     """
     q, z = _rate(sample_rate), _validate.positive("noise_multiplier", noise_multiplier)
-    exponent = (2 * np.asarray(units, np.float64) - 1) / (2 * z * z)
+    exponent = (2 * _validate.numbers_of("units", units) - 1) / (2 * z * z)
     kept = math.log1p(-q) if q < 1 else -math.inf
     return np.sum(np.logaddexp(kept, math.log(q) + exponent), axis=0)
 
@@ -58,7 +58,7 @@ def temporal_variance(units: Float[np.ndarray, "T n"]) -> Float[np.ndarray, " n"
 
     Where one noise is used at every step, q (1-q) and 0. It needs q < 1 and T >= 2.
     """
-    units = np.asarray(units, np.float64)
+    units = _validate.numbers_of("units", units)
     if len(units) < 2:
         _validate.fail(
             "units",

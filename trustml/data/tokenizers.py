@@ -1,6 +1,6 @@
 """Text to token ids: hashed (public), word vocabulary, pretrained.
 
-Three tokenizers, one form: `encode(text or words, max_length)` gives `(tokens int32[T],
+Four tokenizers, one form: `encode(text or words, max_length)` gives `(tokens int32[T],
 length)`, `encode_many` the same for a whole data set at once. Token id 0 is padding and
 belongs to no word; positions at and after `length` hold 0.
 
@@ -10,6 +10,8 @@ belongs to no word; positions at and after `length` hold 0.
   for every other word. A vocabulary built from private text is itself a release:
   whether a rare word is listed tells that somebody wrote it, and no epsilon covers
   that. Use it without privacy, or build it from public text.
+* `characters(alphabet)`: one id a character, for language models; public, unless the
+  alphabet was read off the data.
 * `pretrained(directory)`: the `tokenizer.json` of a published checkpoint, [CLS] and
   [SEP] (or their like) included; public as well.
 
@@ -157,6 +159,55 @@ def hashed(size: int) -> Tokenizer:
     return _by_word(
         f"hashed({size})", size, _digest("hashed-1", str(size)), True, word_id
     )
+
+
+def characters(alphabet: str) -> Tokenizer:
+    """A tokenizer of characters: `alphabet[i]` has id i + 2, any other character id 1.
+
+    Case counts, and spaces and line ends are characters as well. A list of words is
+    read as they stand with a space between two.
+
+    Args:
+      alphabet: distinct characters; `string.printable` fits English text.
+
+    Raises:
+      ValueError: if the alphabet is empty or has a character twice.
+    """
+    ids = {c: i + 2 for i, c in enumerate(alphabet)}
+    if not ids or len(ids) != len(alphabet):
+        why = f"has {len(alphabet) - len(ids)} twice" if ids else "is empty"
+        bound = f"{why} and must list every character once"
+        _validate.fail("alphabet", alphabet, bound, "string.printable is usual")
+
+    def encode_many(texts: Sequence[Text], max_length: int) -> Encoded:
+        _validate.integer_at_least("data.max_length", max_length, 1, "try 80")
+        joined = [text if isinstance(text, str) else " ".join(text) for text in texts]
+        lengths = np.array([min(len(text), max_length) for text in joined], np.int32)
+        flat = [ids.get(c, UNKNOWN) for text in joined for c in text[:max_length]]
+        words = [n for text in joined for n in _word_of(text[:max_length])]
+        return Encoded(
+            _pad(np.array(flat, np.int32), lengths, max_length, PAD),
+            lengths,
+            _pad(np.array(words, np.int32), lengths, max_length, -1),
+        )
+
+    return Tokenizer(
+        f"characters({len(ids) + 2})",
+        len(ids) + 2,
+        _digest("characters-1", alphabet),
+        True,
+        _encode_one(encode_many),
+        encode_many,
+    )
+
+
+def _word_of(text: str) -> list[int]:
+    """The word that every character stands in; -1 for white space."""
+    out, word_ = [], -1
+    for before, now in zip(" " + text, text, strict=False):
+        word_ += before.isspace() and not now.isspace()
+        out.append(-1 if now.isspace() else word_)
+    return out
 
 
 def pretrained(directory) -> Tokenizer:

@@ -104,7 +104,8 @@ def _best(row: Row) -> str:
 def _few(one: Found) -> tuple[str, ...]:
     if one.seeds >= ENOUGH:
         return ()
-    return (f"Of {one.seeds} seeds only, which is too few for a claim.",)
+    seeds = "one seed" if one.seeds == 1 else f"{one.seeds} seeds"
+    return (f"Of {seeds} only, which is too few for a claim.",)
 
 
 def _read_out(planted: Planted, one: Found) -> words.Card:
@@ -154,7 +155,7 @@ def _once(one: Found) -> words.Card:
 
 
 def _helped(found: Sequence[Found]) -> words.Card:
-    points, held = [], []
+    points, held, near = [], [], []
     for one in found[1:]:
         row = _inserted(one)[-1]
         summary = row.summary
@@ -164,8 +165,11 @@ def _helped(found: Sequence[Found]) -> words.Card:
             f"{_times(row.copies)}, with intents {_share(row.accuracy)} and slot F1 "
             f"{_share(row.slot_f1)} right."
         )
-        if abs(summary.delta_median) <= 1:
+        if summary.delta_hi <= 1:
             held.append(_name(one))
+        elif summary.delta_median <= 1:
+            seeds = f"{one.seeds} seed" + "s" * (one.seeds > 1)
+            near.append(f"{_name(one)} ({seeds})")
     plain = {row.copies: row for row in found[0].rows}
     row = plain.get(_inserted(found[1])[-1].copies, _inserted(found[0])[-1])
     points.append(
@@ -173,13 +177,20 @@ def _helped(found: Sequence[Found]) -> words.Card:
         f"{_times(row.copies)}, intents {_share(row.accuracy)}, slot F1 "
         f"{_share(row.slot_f1)}."
     )
-    headline = (
-        f"Within 1 bit of the control: {fmt.listed(held)}."
-        if held
-        else "None brought the exposure to within 1 bit of its control."
-    )
+    if held:
+        headline = f"Within 1 bit of the control: {fmt.listed(held)}."
+    elif near:
+        headline = "None was shown to bring the exposure near its control."
+    else:
+        headline = "None brought the exposure to within 1 bit of its control."
+    if near:
+        points.append(
+            f"The median is within 1 bit of the control, but not its interval, for "
+            f"{fmt.listed(near)}: too few seeds to say that it holds."
+        )
+    fewest = min(found[1:], key=lambda one: one.seeds)
     return words.Card(
-        "Which defence holds, and at what price?", headline, tuple(points)
+        "Which defence holds, and at what price?", headline, (*points, *_few(fewest))
     )
 
 

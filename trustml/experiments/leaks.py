@@ -3,7 +3,11 @@
 Every model is a target in turn (`trustml.attacks.references`); the closed-form attacks
 run on all of them with every budget of references, the attacks that train networks of
 their own on a few. Nothing is chosen on what is measured: the attack of the headline is
-Student-t, online, whatever the others find.
+Student-t, online, whatever the others find, and balanced accuracies are at thresholds
+of `trustml.attacks.thresholds`, which no target had a part in.
+
+Where every example was in every model by a coin of its own (design 'independent'), the
+scores of the first target are an audit of one run as well: a lower bound on epsilon.
 
 Example::
 
@@ -25,15 +29,22 @@ from trustml.attacks import (
     blind,
     closed_form,
     metrics,
-    quantile,
     references,
-    shokri,
     subgroups,
     targets,
+    thresholds,
 )
+from trustml.audit import one_run
+from trustml.audit.result import AuditResult
+from trustml.experiments import learned
 from trustml.experiments import shadows as driver
 
 HEADLINE = "Student-t"
+
+# The audit of one run: its attack, and shares of the examples guessed in and out. Fixed
+# beforehand; under privacy RMIA finds more than Student-t with few references.
+AUDITED = "RMIA"
+GUESSED = (0.01, 0.05, 0.2)
 
 
 class Leak(NamedTuple):
@@ -44,12 +55,13 @@ class Leak(NamedTuple):
       epsilon: of each model; None without privacy.
       delta: of the same guarantee.
       attacks: number of references -> attack -> `targets.Measured`; attacks without
-        references stand with the largest number only.
-      balanced: balanced accuracy of the headline's attack, thresholds chosen on held
-        out halves, with a t-interval over targets: {value, lo, hi, n}.
+        references stand with the largest number only. No balanced accuracy where there
+        are too few models to fix a threshold without the target.
       learned: attack -> `targets.Measured` on a few targets.
-      shokri_accuracy: balanced accuracy at the threshold fixed on the shadow models,
-        {value, lo, hi, n}; None where it was not run.
+      accuracy: of the models on examples that they were not trained on, {value, lo, hi,
+        n} with a t-interval over models; None without posteriors.
+      audited: lower bound on epsilon from the first target; None without privacy, or
+        where examples were not in by coins of their own.
       blind: of a classifier that sees inputs alone, on the first target; None where the
         inputs are neither tokens nor features.
       curves: of the first target: {name, fpr, tpr, lo, hi, floor} each, with a band
@@ -65,9 +77,9 @@ class Leak(NamedTuple):
     epsilon: float | None
     delta: float | None
     attacks: dict[int, dict[str, targets.Measured]]
-    balanced: dict[str, Any]
     learned: dict[str, targets.Measured]
-    shokri_accuracy: dict[str, Any] | None
+    accuracy: dict[str, Any] | None
+    audited: AuditResult | None
     blind: blind.Blind | None
     curves: list[dict[str, Any]]
     scores: tuple[np.ndarray, np.ndarray]
@@ -105,6 +117,7 @@ def measure(
     most = len(signals.pair) - (2 if np.all(signals.pair >= 0) else 1)
     attacks: dict[int, dict[str, targets.Measured]] = {}
     best: Any = None
+    audited = None
     curves: list[dict[str, Any]] = []
     for budget in sorted({*(b for b in budgets if b < most), most}):
         whole = budget == most
@@ -119,16 +132,17 @@ def measure(
                 for attack, scores in found.items()
                 if whole or closed_form.THREATS[attack].references != "none"
             },
+            _fixed(found, signals, rotation if not whole else None, run),
             signals.member,
             level,
         )
         if whole:
             best = found[HEADLINE]
+            audited = _audited(found, kept)
             curves = _curves(found, signals.member[0], attacks[budget], level)
     value, ok = best.value, best.valid
     first = ok[0]
     inside = signals.member[0]
-    learned, accuracy = _learned(kept, columns, posterior, learned_targets, level)
     classes = None
     if np.sum(~inside & first) >= 100:
         classes = subgroups.at_fpr(
@@ -144,9 +158,11 @@ def measure(
         epsilon=kept.epsilon,
         delta=kept.delta,
         attacks=attacks,
-        balanced=_balanced(value, signals.member, ok, level),
-        learned=learned,
-        shokri_accuracy=accuracy,
+        learned=learned.measure(
+            signals, _inputs(columns), posterior, count=learned_targets, level=level
+        ),
+        accuracy=_accuracy(posterior, signals, level),
+        audited=audited,
         blind=_blind(columns, inside, first, level),
         curves=curves,
         scores=(value[0][first & inside], value[0][first & ~inside]),
@@ -166,6 +182,8 @@ def as_dict(leak: Leak) -> dict[str, Any]:
                 f"{fpr:g}": None if mean is None else _estimate(mean)
                 for fpr, mean in measured.tpr_at_fpr.items()
             },
+            "balanced_accuracy": measured.balanced_accuracy
+            and _estimate(measured.balanced_accuracy),
             "targets": measured.n_targets,
             "n_members": measured.n_members,
             "n_nonmembers": measured.n_nonmembers,
@@ -180,23 +198,83 @@ def as_dict(leak: Leak) -> dict[str, Any]:
             str(budget): {name: plain(one) for name, one in found.items()}
             for budget, found in leak.attacks.items()
         },
-        "balanced_accuracy": leak.balanced,
         "learned": {name: plain(one) for name, one in leak.learned.items()},
-        "shokri_accuracy": leak.shokri_accuracy,
+        "accuracy": leak.accuracy,
+        "audited": leak.audited and leak.audited._asdict(),
         "blind": None if leak.blind is None else leak.blind._asdict(),
         "n_models": leak.n_models,
         "n_invalid": leak.n_invalid,
     }
 
 
-def _measured(found, member, level) -> dict[str, targets.Measured]:
+def _fixed(found, signals, rotation, run) -> dict[str, np.ndarray | None]:
+    """Thresholds of every attack; `rotation` None: `found` has all references.
+
+    Then nobody is left who does not refer to the target, and thresholds come of scores
+    with one pair (or one model) less.
+    """
+    pair, out = signals.pair, {}
+    left = len(pair) - (4 if np.any(pair >= 0) else 2)
+    shadow = found
+    if rotation is None and left > 0:
+        rotation = references.rotate(signals.member, pair, budget=left)
+        shadow = run(signals.margin, signals.log_prob, rotation, signals.valid)
+        shadow = jax.tree.map(np.asarray, shadow)
+    for attack, threat in closed_form.THREATS.items():
+        alone = threat.references == "none"
+        if alone or rotation is not None:
+            apart = thresholds.apart(pair, None if alone else rotation.use)
+            score = shadow[attack]
+            out[attack] = thresholds.fixed(
+                score.value, signals.member, score.valid, apart
+            )
+    return out
+
+
+def _audited(found, kept) -> AuditResult | None:
+    """Lower bound on epsilon from the first target; guesses chosen on a half."""
+    signals = kept.signals
+    if kept.epsilon is None or not np.all(signals.pair < 0):
+        return None
+    value, ok = found[AUDITED].value[0], found[AUDITED].valid[0]
+    if not ok.any():
+        return None
+    # Examples without a score stay in the middle, where nothing is guessed.
+    value = np.where(ok, value, np.median(value[ok]))
+    sizes = [max(1, int(share * value.size / 2)) for share in GUESSED]
+    return one_run.epsilon_delta(
+        value,
+        signals.member[0],
+        guesses=[(size, size) for size in sizes],
+        strategy="split",
+        delta=kept.delta or 0.0,
+        alpha=0.05,
+    )
+
+
+def _accuracy(posterior, signals, level) -> dict[str, Any] | None:
+    if posterior is None:
+        return None
+    ok = np.isfinite(posterior).all(axis=(0, 2)) & signals.valid
+    right = np.argmax(posterior, axis=2) == signals.label[None]
+    unseen = ok[None] & ~signals.member
+    means = [r[u].mean() for r, u in zip(right, unseen, strict=True)]
+    return _over_targets(means, level)
+
+
+def _measured(found, fixed, member, level) -> dict[str, targets.Measured]:
     """Each attack on all targets; NumPy lets go of the interpreter, hence threads."""
     names = [name for name in found if _two_sides(found[name].valid, member)]
 
     def one(name):
         scores = found[name]
         return targets.measure(
-            scores.value, member, scores.valid, replicates=100, level=level
+            scores.value,
+            member,
+            scores.valid,
+            threshold=fixed.get(name),
+            replicates=100,
+            level=level,
         )
 
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -220,14 +298,6 @@ def _over_targets(values: Sequence[float], level: float) -> dict[str, Any]:
         half = float(stats.t.ppf((1 + level) / 2, array.size - 1) * stats.sem(array))
     mean = float(array.mean())
     return {"value": mean, "lo": mean - half, "hi": mean + half, "n": array.size}
-
-
-def _balanced(value, member, valid, level) -> dict[str, Any]:
-    found = []
-    for score, inside, ok in zip(value, member, valid, strict=True):
-        ins, outs = score[ok & inside], score[ok & ~inside]
-        found.append(metrics.balanced_accuracy(ins, outs, level=level).value)
-    return _over_targets(found, level)
 
 
 def _curves(found, inside, measured, level) -> list[dict[str, Any]]:
@@ -270,74 +340,3 @@ def _blind(columns, inside, ok, level) -> blind.Blind | None:
     if inputs is None or not np.isfinite(inputs[ok]).all():
         return None
     return blind.measure(inputs[ok], inside[ok], level=level)
-
-
-def _learned(kept, columns, posterior, count, level):
-    """Quantile regression and Shokri on the first `count` targets."""
-    signals, inputs = kept.signals, _inputs(columns)
-    count = min(count, len(signals.pair))
-    out: dict[str, targets.Measured] = {}
-    if not count:
-        return out, None
-    if inputs is not None:
-        fit = jax.jit(quantile.fit)
-        values, sides = [], []
-        for target in range(count):
-            margin = signals.margin[target].mean(axis=1)
-            ok = signals.valid & np.isfinite(inputs).all(axis=1)
-            rows = np.flatnonzero(ok)
-            parts = quantile.split(signals.member[target, rows], seed=target)
-            fitted = fit(
-                jax.random.key(target),
-                inputs[rows[parts.fit]],
-                margin[rows[parts.fit]],
-                validation=(
-                    inputs[rows[parts.validate]],
-                    margin[rows[parts.validate]],
-                ),
-            )
-            scored = rows[parts.evaluate]
-            found = quantile.score(fitted, inputs[scored], margin[scored])
-            score = np.full(len(margin), np.nan)
-            score[scored] = np.where(found.valid, found.value, np.nan)
-            values.append(score)
-            sides.append(np.isfinite(score))
-        member = signals.member[:count]
-        measured = targets.measure(
-            np.nan_to_num(values), member, np.array(sides), replicates=100, level=level
-        )
-        out["quantile regression"] = measured
-    if posterior is None or len(signals.pair) < 4:
-        return out, None
-    classes = posterior.shape[-1]
-    rows = np.asarray(shokri.features(posterior, signals.label))
-    fit = jax.jit(shokri.fit)
-    values, accuracy = [], []
-    for target in range(count):
-        # A fixed number of shadow models, so that nothing is compiled twice.
-        others = np.delete(
-            np.arange(len(rows)),
-            [target] + ([signals.pair[target]] if signals.pair[target] >= 0 else []),
-        )[:16]
-        some = np.flatnonzero(signals.valid)
-        x = rows[others][:, some].reshape(-1, rows.shape[-1])
-        label = np.tile(signals.label[some], len(others))
-        groups = shokri.by_class(label, num_classes=classes)
-        truth = signals.member[others][:, some].ravel()
-        fitted = fit(jax.random.key(target), x, truth, groups)
-        found = shokri.score(fitted, rows[target], signals.label)
-        score = np.where(signals.valid & found.valid, found.value, np.nan)
-        values.append(score)
-        ins = score[signals.member[target] & np.isfinite(score)]
-        outs = score[~signals.member[target] & np.isfinite(score)]
-        fixed = metrics.at_threshold(ins, outs, float(fitted.threshold))
-        accuracy.append(fixed.balanced_accuracy)
-    array = np.array(values)
-    out["Shokri"] = targets.measure(
-        np.nan_to_num(array),
-        signals.member[:count],
-        np.isfinite(array),
-        replicates=100,
-        level=level,
-    )
-    return out, _over_targets(accuracy, level)

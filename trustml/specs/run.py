@@ -117,7 +117,7 @@ class RunConfig:
             bound = "needs data.user_column"
             cure = "name the column that says whose each row is, of data.path"
             _validate.fail("privacy.unit", "user", bound, cure)
-        if self.data.limit:
+        if self.data.limit and self.privacy.enabled:  # else nothing is promised
             bound = (
                 "is one draw among the examples of all users, so that one user changes "
                 "which examples another one keeps"

@@ -14,7 +14,12 @@ so that learning rates carry over. Unknown inputs are either
   row of the table; only gradients of the layers behind the table are matched; or
 - `tokens`: x' = softmax(z) table, z [B, T, V], decoded by argmax; the gradient of the
   table is matched as well, which is where a bag of words keeps single tokens apart. (A
-  mean of dummy embeddings does not: use `tokens` there.)
+  mean of dummy embeddings does not: use `tokens` there, and a `temperature` below 1,
+  or two positions share two tokens by halves.)
+
+Who sees the gradient of the table sees which rows are not 0 (`rows.nonzero`): with
+these `candidates` the search has no tokens left to find, only how often each comes and,
+in models that read one token after another, where.
 
 Any optax optimizer does, Adam or L-BFGS, with restarts by `vmap`; the one of smallest
 distance wins. The gradient is differentiated once more, so an operation that stops
@@ -85,6 +90,8 @@ def matcher(
     inputs: str = "embeddings",
     l1_weights: Any = 0.01,
     known_labels: Any = None,
+    candidates: Any = None,
+    temperature: float = 1.0,
     soft_loss: Callable[[Any, jax.Array], jax.Array] = soft_cross_entropy,
     optimizer: optax.GradientTransformation | None = None,
     steps: int = 1000,
@@ -103,6 +110,9 @@ def matcher(
       inputs: 'embeddings' or 'tokens'; see the module docstring.
       l1_weights: a_leaf of 'tag': one number, or a pytree of them like the params.
       known_labels: int[B], where the label leak has told them; None searches them too.
+      candidates: int[K], the only tokens that are guessed; may repeat. None: all V.
+      temperature: of the softmax of `tokens` at the end, in (0, 1]; it falls from 1 by
+        a constant factor a step.
       soft_loss: (prediction, float32[C]) -> float32[].
       optimizer: Adam with rate 0.05 where None; `optax.lbfgs()` fits as well.
       steps: of the optimizer.
@@ -119,16 +129,23 @@ def matcher(
     _validate.one_of("inputs", inputs, INPUTS)
     steps = _validate.integer_at_least("steps", steps, 1, "1000 is usual")
     restarts = _validate.integer_at_least("restarts", restarts, 1, "8 is usual")
+    if not 0.0 < _validate.finite("temperature", temperature) <= 1.0:
+        _validate.fail("temperature", temperature, "must lie in (0, 1]", "try 0.1")
     if optimizer is None:
         optimizer = optax.adam(0.05)
     optimizer = optax.with_extra_args_support(optimizer)
     gradient_of = gradient_fn(
-        task, template, table=table, inputs=inputs, soft_loss=soft_loss
+        task,
+        template,
+        table=table,
+        inputs=inputs,
+        candidates=candidates,
+        soft_loss=soft_loss,
     )
     size, length = np.shape(template["tokens"])
 
     def start(params, key) -> Dummy:
-        rows = table(params)
+        rows = _rows(table(params), candidates)
         keys = jax.random.split(key)
         if inputs == "tokens":
             x = jax.random.normal(keys[0], (size, length, rows.shape[0]))
@@ -148,29 +165,35 @@ def matcher(
         _check_lookup(task, template, table, params)
         seen = _matched(gradient, inputs, table)
 
-        def objective(dummy):
-            made = gradient_of(params, dummy.x, soften(dummy.y))
+        def objective(dummy, sharper=1.0 / temperature):
+            x = dummy.x * sharper if inputs == "tokens" else dummy.x
+            made = gradient_of(params, x, soften(dummy.y))
             made = _matched(made, inputs, table)
             return _distance(distance, made, seen, l1_weights)
 
         def run(key):
             dummy = start(params, key)
 
-            def step(carry, _):
+            def step(carry, sharper):
                 dummy, state = carry
-                value, grads = jax.value_and_grad(objective)(dummy)
+
+                def now(dummy):
+                    return objective(dummy, sharper)
+
+                value, grads = jax.value_and_grad(now)(dummy)
                 updates, state = optimizer.update(
                     grads,
                     state,
                     dummy,
                     value=value,
                     grad=grads,
-                    value_fn=objective,
+                    value_fn=now,
                 )
                 return (optax.apply_updates(dummy, updates), state), None
 
             carry = (dummy, optimizer.init(dummy))
-            (dummy, _), _ = jax.lax.scan(step, carry, length=steps)
+            sharper = jnp.geomspace(1.0, 1.0 / temperature, steps)
+            (dummy, _), _ = jax.lax.scan(step, carry, sharper)
             final = objective(dummy)
             return dummy, jnp.where(jnp.isfinite(final), final, jnp.inf)
 
@@ -180,7 +203,9 @@ def matcher(
         if inputs == "tokens":
             tokens = jnp.argmax(dummy.x, axis=-1).astype(jnp.int32)
         else:
-            tokens = nearest(dummy.x, table(params))
+            tokens = nearest(dummy.x, _rows(table(params), candidates))
+        if candidates is not None:
+            tokens = jnp.asarray(candidates, jnp.int32)[tokens]
         lengths = jnp.asarray(template["length"], jnp.int32)
         real = jnp.arange(length, dtype=jnp.int32)[None, :] < lengths[:, None]
         tokens = jnp.where(real, tokens, 0)
@@ -195,6 +220,7 @@ def gradient_fn(
     *,
     table: Callable[[Any], jax.Array],
     inputs: str = "embeddings",
+    candidates: Any = None,
     soft_loss: Callable[[Any, jax.Array], jax.Array] = soft_cross_entropy,
 ) -> Callable[[Any, jax.Array, jax.Array], Any]:
     """The gradient of the parameters as a function of dummy inputs and soft labels.
@@ -217,7 +243,7 @@ def gradient_fn(
 
     def loss(params, x, soft_labels):
         if inputs == "tokens":
-            rows = table(params)
+            rows = _rows(table(params), candidates)
             x = jnp.einsum("btv,vd->btd", jax.nn.softmax(x), rows)
         predictions = jax.vmap(head, (None, 0, 0))(params, x, columns)
         return jnp.mean(jax.vmap(soft_loss)(predictions, soft_labels))
@@ -231,6 +257,10 @@ def nearest(x: jax.Array, rows_VD: jax.Array) -> jax.Array:
     products = jnp.einsum("...d,vd->...v", x, rows_VD)
     squares = squares_V.reshape((1,) * (products.ndim - 1) + (-1,))
     return jnp.argmin(squares - 2 * products, axis=-1).astype(jnp.int32)
+
+
+def _rows(table_VD, candidates):
+    return table_VD if candidates is None else table_VD[jnp.asarray(candidates)]
 
 
 def _matched(gradient, inputs: str, table) -> list[tuple[int, jax.Array]]:
