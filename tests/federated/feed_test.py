@@ -30,7 +30,8 @@ def _wanted(held, rows):
 def _batch(placed):
     data, index = placed
     assert index.dtype == np.int32
-    return {name: np.asarray(column[index]) for name, column in data.items()}
+    assert all(isinstance(column, jax.Array) for column in data.values())
+    return {name: np.asarray(column)[index] for name, column in data.items()}
 
 
 def _equal(batch, wanted):
