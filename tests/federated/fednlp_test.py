@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from trustml.federated import fednlp, store
+from trustml.federated import fednlp, flat, store
 
 h5py = pytest.importorskip("h5py")
 
@@ -100,13 +100,13 @@ def test_a_store_of_the_files(paths):
     assert found.label_names == ("b", "a")
     labels = [found.label_names.index(name) for name in found.columns["Y"]]
     held = store.from_partition(
-        {"text": store.ragged(found.columns["X"]), "label": np.array(labels)},
+        {"text": flat.ragged(found.columns["X"]), "label": np.array(labels)},
         found.train.offsets,
         found.train.permutation,
         client_key=found.train.client_key,
     )
     assert store.sizes(held).tolist() == [1, 0, 2]
-    text = store.take(held.columns["text"], store.rows(held, 2))
+    text = flat.take(held.columns["text"], store.rows(held, 2))
     assert bytes(text.values) == b"seventwo"
     assert held.columns["label"][store.rows(held, 2)].tolist() == [0, 1]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trustml.experiments import stores
-from trustml.federated import feed, store
+from trustml.federated import feed, flat, store
 
 
 def _held():
@@ -16,13 +16,13 @@ def _held():
         "image": numbers.integers(0, 256, (count, 3, 2)).astype(np.uint8),
         "label": numbers.integers(0, 5, count),
         "real": numbers.normal(size=count),
-        "tokens": store.ragged([numbers.integers(1, 9, n % 7) for n in range(count)]),
+        "tokens": flat.ragged([numbers.integers(1, 9, n % 7) for n in range(count)]),
     }
     return store.from_arrays(columns, numbers.integers(0, 60, count))
 
 
 def _wanted(held, rows):
-    tokens, length = store.dense(held.columns["tokens"], rows, 4)
+    tokens, length = flat.dense(held.columns["tokens"], rows, 4)
     plain = {name: held.columns[name][rows] for name in ("image", "label", "real")}
     return plain | {"tokens": tokens, "length": length}
 
@@ -30,7 +30,8 @@ def _wanted(held, rows):
 def _batch(placed):
     data, index = placed
     assert index.dtype == np.int32
-    return {name: np.asarray(column[index]) for name, column in data.items()}
+    assert all(isinstance(column, jax.Array) for column in data.values())
+    return {name: np.asarray(column)[index] for name, column in data.items()}
 
 
 def _equal(batch, wanted):
@@ -172,7 +173,7 @@ def test_wrong_arguments_end_in_one_sentence(changes, words):
 
 def test_what_no_device_holds_is_refused():
     columns = {"name": np.array(["a", "b"]), "wide": np.array([0, 2**31])}
-    columns["length"], columns["t"] = np.zeros(2), store.ragged(["a", "b"])
+    columns["length"], columns["t"] = np.zeros(2), flat.ragged(["a", "b"])
     held = store.from_arrays(columns, [0, 1])
     for name in ("name", "wide"):
         with pytest.raises(ValueError, match="devices do not hold"):

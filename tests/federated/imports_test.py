@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from trustml.data import builders
-from trustml.federated import imports, partitions, populations, store
+from trustml.federated import flat, imports, partitions, populations, store
 
 ROWS = [
     ("b", "3", "red fish", "x"),
@@ -181,11 +181,11 @@ def test_populations_have_their_clients(data_dir, name, clients, examples, colum
     if name == "ud_ewt":
         assert [len(t) for t in texts] == [len(t) for t in found.columns["upos"]]
         texts = [" ".join(words) for words in texts]
-    held = store.from_arrays({"text": store.ragged(texts)}, found.clients)
+    held = store.from_arrays({"text": flat.ragged(texts)}, found.clients)
     assert len(store.sizes(held)) == clients
     who = held.client_key[3]
     mine = [t for t, c in zip(texts, found.clients, strict=True) if c == who]
-    kept = store.take(held.columns["text"], store.rows(held, 3))
+    kept = flat.take(held.columns["text"], store.rows(held, 3))
     assert bytes(kept.values).decode() == "".join(mine)
 
 

@@ -61,9 +61,6 @@ def create(folder: pathlib.Path, name: str, shape, dtype) -> np.ndarray:
     `store.seal` and write the manifest.
     """
     path = folder / f"{name}.npy"
-    if 0 in shape:  # nothing to map
-        np.save(path, np.empty(shape, dtype))
-        return np.empty(shape, dtype)
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 
@@ -155,14 +152,7 @@ def _file_digest(path: pathlib.Path) -> str:
 
 def _open(path: pathlib.Path, memmap: bool) -> np.ndarray:
     if memmap:
-        with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0
-            if version != (1, 0):
-                read = np.lib.format.read_array_header_2_0
-            empty = 0 in read(file)[0]
-        if not empty:  # an empty file cannot be mapped
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     array = np.load(path, allow_pickle=False)
     array.setflags(write=False)
     return array

@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trustml import _validate, parallel
+from trustml.federated import flat
 from trustml.federated import store as stores
 
 MEMORY_FRACTION = 0.5
@@ -154,7 +155,7 @@ def _streamed(columns, lengths, count, size, put) -> Feed:
         # Never written to again: on a CPU the device may share this memory.
         chunk = _gather(columns, lengths, distinct, longest[0])
         for column in columns.values():
-            stores.release(column)
+            flat.release(column)
         return put(chunk), index.astype(np.int32)
 
     def prefetch(rows):
@@ -171,10 +172,10 @@ def _streamed(columns, lengths, count, size, put) -> Feed:
     return Feed(place, prefetch, lambda: loader.shutdown(), False, size)
 
 
-def _column(store: stores.ClientStore, name: str) -> stores.Column:
+def _column(store: stores.ClientStore, name: str) -> flat.Column:
     _validate.one_of("column", name, store.columns)
     column = store.columns[name]
-    values = column.values if isinstance(column, stores.Ragged) else column
+    values = column.values if isinstance(column, flat.Ragged) else column
     kind, width = values.dtype.kind, values.dtype.itemsize
     if kind not in "biuf" or (kind in "iu" and width > 4):
         raise ValueError(
@@ -186,7 +187,7 @@ def _column(store: stores.ClientStore, name: str) -> stores.Column:
 
 def _lengths(columns, max_lengths: dict[str, int]) -> dict[str, tuple[int, str]]:
     """Ragged column -> its length and the name of the column of lengths."""
-    uneven = [n for n, c in columns.items() if isinstance(c, stores.Ragged)]
+    uneven = [n for n, c in columns.items() if isinstance(c, flat.Ragged)]
     out = {}
     for name in uneven:
         if name not in max_lengths:
@@ -206,8 +207,8 @@ def _lengths(columns, max_lengths: dict[str, int]) -> dict[str, tuple[int, str]]
     return out
 
 
-def _row_bytes(column: stores.Column, lengths, name: str) -> int:
-    if not isinstance(column, stores.Ragged):
+def _row_bytes(column: flat.Column, lengths, name: str) -> int:
+    if not isinstance(column, flat.Ragged):
         values, rest = column, 0
     else:
         values, rest = column.values, 4
@@ -220,10 +221,10 @@ def _gather(columns, lengths, rows: np.ndarray | None, padded: int = 0):
     """The rows (all where None) of every column, followed by zeros up to `padded`."""
     out = {}
     for name, column in columns.items():
-        if isinstance(column, stores.Ragged):
+        if isinstance(column, flat.Ragged):
             limit, own = lengths[name]
             every = np.arange(len(column.offsets) - 1) if rows is None else rows
-            tokens, counts = stores.dense(column, every, limit)
+            tokens, counts = flat.dense(column, every, limit)
             out[name], out[own] = _pad(tokens, padded), _pad(counts, padded)
         elif rows is None:
             out[name] = _thin(np.asarray(column))

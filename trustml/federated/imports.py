@@ -5,7 +5,7 @@
     held = imports.from_source(builder.as_data_source('train'), 'speaker', time='scene')
 
 A file is read by `trustml.data.files`, with its checks of every line. Text becomes
-tokens there; in a data source it becomes its UTF-8 bytes, a `store.Ragged` column,
+tokens there; in a data source it becomes its UTF-8 bytes, a `flat.Ragged` column,
 which a character model takes as it is.
 
 Example::
@@ -21,7 +21,7 @@ import numpy as np
 
 from trustml import _validate
 from trustml.data import dataset, files, tables
-from trustml.federated import store
+from trustml.federated import flat, store
 
 _CHUNK = 4096  # examples read at once
 
@@ -114,7 +114,7 @@ def from_source(
 
     Returns:
       Numbers and arrays of one shape as arrays; text, and arrays of several lengths,
-      as `store.Ragged`.
+      as `flat.Ragged`.
 
     Raises:
       ValueError: for an empty source, or a feature that it lacks.
@@ -149,13 +149,13 @@ def _read(source, start: int):
     return [source[n] for n in wanted]
 
 
-def _column(values: list) -> store.Column:
+def _column(values: list) -> flat.Column:
     first = values[0]
     if isinstance(first, (str, bytes)):
-        return store.ragged(values)
+        return flat.ragged(values)
     if len({np.shape(value) for value in values}) == 1:
         return np.stack([np.asarray(value) for value in values])
-    return store.ragged(values)
+    return flat.ragged(values)
 
 
 def _flat(name: str, values: list) -> np.ndarray:

@@ -11,14 +11,14 @@
 These are the training parts; `test` of newsgroups20, ud_ewt and squad is other posts,
 documents and articles, the last two with no client in common: a test of new clients.
 Files are looked for under `$TRUSTML_DATA/<name>/`; nothing is downloaded. Rows come as
-they are; make tokens of the texts, or take `store.ragged(texts)` for their bytes.
+they are; make tokens of the texts, or take `flat.ragged(texts)` for their bytes.
 
 Dimension key: N examples.
 
 Example::
 
     found = populations.load('shakespeare')
-    texts = store.ragged(found.columns['text'])
+    texts = flat.ragged(found.columns['text'])
     held = store.from_arrays({'text': texts}, found.clients)
 """
 

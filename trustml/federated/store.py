@@ -2,10 +2,10 @@
 
     columns[name]: [N, ...], sorted by (client, time);  offsets: int64[K+1], 0 ... N
 
-Compressed sparse rows, once for clients and once more for text: a `Ragged` column is a
-flat array of tokens with a row for each example, cut or padded to one length only when
-a batch is made. A million clients are two arrays, in memory or memory-mapped: nothing
-here loops over clients, and nothing holds more than 16 bytes for each of them.
+Compressed sparse rows, once for clients and once more for text, whose columns are
+`flat.Ragged`: one array of tokens, cut or padded only when a batch is made. Offsets and
+columns may be memory-mapped files; nothing here loops over clients, and nothing holds
+more than 16 bytes for each of them.
 
 Clients may have no examples. Where one person owns several clients `user` says so: the
 person is then the unit of privacy, and sensitivity counts the clients together.
@@ -29,41 +29,23 @@ Example::
 
 import hashlib
 import json
-import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from trustml import _validate
-
-_CHUNK = 1 << 20  # elements, or bytes, worked on at once
-_INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32)
+from trustml.federated import flat
 
 Target = Callable[[str, tuple[int, ...], np.dtype], np.ndarray]  # -> where to write
-
-
-class Ragged(NamedTuple):
-    """A column whose rows differ in length: row i is values[offsets[i]:offsets[i+1]].
-
-    Attributes:
-      values: [T, ...].
-      offsets: int64[N+1], from 0 to T, never falling.
-    """
-
-    values: np.ndarray
-    offsets: Int[np.ndarray, " rows_and_one"]
-
-
-Column = np.ndarray | Ragged
 
 
 class ClientStore(NamedTuple):
     """Examples of all clients; see the module docstring.
 
     Attributes:
-      columns: name -> array [N, ...] or `Ragged` of N rows.
+      columns: name -> array [N, ...] or `flat.Ragged` of N rows.
       offsets: int64[K+1].
       digest: hexadecimal SHA-256 of all the rest.
       time: [N], never falling within a client; None where unknown.
@@ -72,7 +54,7 @@ class ClientStore(NamedTuple):
         client is a person.
     """
 
-    columns: Mapping[str, Column]
+    columns: Mapping[str, flat.Column]
     offsets: Int[np.ndarray, " clients_and_one"]
     digest: str
     time: np.ndarray | None = None
@@ -93,7 +75,7 @@ def from_arrays(
     Integers are kept in the smallest type that holds them.
 
     Args:
-      columns: name -> array [N, ...] or `Ragged` of N rows.
+      columns: name -> array [N, ...] or `flat.Ragged` of N rows.
       clients: [N], whose each example is: numbers or text.
       time: [N], numbers or dates to order a client's examples by; their order where
         None.
@@ -125,7 +107,7 @@ def from_arrays(
         users = _users(_vector("user", user, count), code, len(keys))
     numbered = keys.dtype.kind in "iu" and np.array_equal(keys, np.arange(len(keys)))
     return seal(
-        {name: take(narrow(column), order) for name, column in columns.items()},
+        _sorted(columns, order),
         offsets,
         time=None if time is None else time[order],
         client_key=None if numbered else keys,
@@ -145,19 +127,18 @@ def from_partition(
     Client k gets the examples permutation[offsets[k]:offsets[k+1]], in that order.
 
     Args:
-      columns: name -> array [N, ...] or `Ragged` of N rows.
+      columns: name -> array [N, ...] or `flat.Ragged` of N rows.
       offsets: int64[K+1].
       permutation: which example each row of the store is.
       client_key: [K], names of the clients.
     """
     first = next(iter(columns.values()), np.zeros(0))
-    _check_columns(columns, _length(first))
-    kept = {name: take(narrow(column), permutation) for name, column in columns.items()}
-    return seal(kept, offsets, client_key=client_key)
+    _check_columns(columns, flat.length(first))
+    return seal(_sorted(columns, permutation), offsets, client_key=client_key)
 
 
 def seal(
-    columns: Mapping[str, Column],
+    columns: Mapping[str, flat.Column],
     offsets: np.ndarray,
     *,
     time: np.ndarray | None = None,
@@ -180,7 +161,7 @@ def seal(
     _check_columns(columns, int(offsets[-1]))
     _check_offsets("offsets", offsets)
     for name, column in columns.items():
-        if isinstance(column, Ragged):
+        if isinstance(column, flat.Ragged):
             _check_offsets(f"{name}.offsets", column.offsets)
     clients = len(offsets) - 1
     for field, value in (("client_key", client_key), ("user", user)):
@@ -195,22 +176,22 @@ def seal(
             "one for each row."
         )
     made = ClientStore(dict(columns), offsets, "", time, client_key, user)
-    digests = {name: array_digest(array) for name, array in arrays(made).items()}
+    digests = {name: flat.digest(array) for name, array in arrays(made).items()}
     return made._replace(digest=join_digests(digests))
 
 
 def sizes(store: ClientStore) -> Int[np.ndarray, " clients"]:
     """Number of examples of each client, int32[K]."""
     out = np.empty(len(store.offsets) - 1, np.int32)
-    for start in range(0, len(out), _CHUNK):  # no int64 copy of all offsets
-        part = out[start : start + _CHUNK]
+    for start in range(0, len(out), flat.CHUNK):  # no int64 copy of all offsets
+        part = out[start : start + flat.CHUNK]
         np.subtract(
             store.offsets[start + 1 : start + 1 + len(part)],
             store.offsets[start : start + len(part)],
             out=part,
             casting="same_kind",
         )
-        release(store.offsets)
+        flat.release(store.offsets)
     return out
 
 
@@ -227,68 +208,16 @@ def rows(store: ClientStore, clients: Any) -> Int[np.ndarray, " rows"]:
         _validate.fail("client", int(wrong[0]), f"must be below {total}", cure)
     starts = np.asarray(store.offsets[asked])
     counts = np.asarray(store.offsets[asked + 1]) - starts
-    release(store.offsets)
+    flat.release(store.offsets)
     skipped = np.cumsum(counts) - counts
     return np.repeat(starts - skipped, counts) + np.arange(counts.sum())
-
-
-def take(column: Column, where: np.ndarray) -> Column:
-    """The rows of a column at `where`, int[R]."""
-    if not isinstance(column, Ragged):
-        return column[where]
-    starts = np.asarray(column.offsets[where])
-    counts = np.asarray(column.offsets[where + 1]) - starts
-    offsets = np.zeros(len(where) + 1, np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    index = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
-    return Ragged(column.values[index], offsets)
-
-
-def dense(column: Ragged, where: np.ndarray, max_length: int):
-    """Ragged rows cut or padded with 0, [R, L, ...], and their lengths, int32[R]."""
-    starts = np.asarray(column.offsets[where])
-    lengths = np.minimum(np.asarray(column.offsets[where + 1]) - starts, max_length)
-    shape = (len(where), max_length, *column.values.shape[1:])
-    out = np.zeros(shape, column.values.dtype)
-    within = np.arange(max_length) < lengths[:, None]
-    out[within] = column.values[(starts[:, None] + np.arange(max_length))[within]]
-    return out, lengths.astype(np.int32)
-
-
-def release(column: Column) -> None:
-    """Hands the pages of a mapped file back to the system; they stay on the disk."""
-    parts = column if isinstance(column, Ragged) else (column,)
-    for part in parts:
-        mapped = part.base
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            # Only where nothing is written: changes that are not on the disk would go.
-            if not part.flags.writeable:
-                mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def ragged(sequences: Sequence[Any], dtype: Any = None) -> Ragged:
-    """A column of sequences; texts become their UTF-8 bytes."""
-    parts = [s.encode() if isinstance(s, str) else s for s in sequences]
-    lengths = np.fromiter((len(part) for part in parts), np.int64, len(parts))
-    offsets = np.zeros(len(parts) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    if all(isinstance(part, bytes) for part in parts):
-        return Ragged(np.frombuffer(b"".join(parts), np.uint8), offsets)
-    return Ragged(np.concatenate([np.asarray(part, dtype) for part in parts]), offsets)
-
-
-def narrow(column: Any) -> Column:
-    """Integers in the smallest type that holds them, at most 32 bits where possible."""
-    if isinstance(column, Ragged):
-        return Ragged(_narrow(np.asanyarray(column.values)), column.offsets)
-    return _narrow(np.asanyarray(column))
 
 
 def arrays(store: ClientStore) -> dict[str, np.ndarray]:
     """Every array of the store by the name that files and digests use."""
     out = {"offsets": store.offsets}
     for name, column in store.columns.items():
-        if isinstance(column, Ragged):
+        if isinstance(column, flat.Ragged):
             out[f"columns.{name}.values"] = column.values
             out[f"columns.{name}.offsets"] = column.offsets
         else:
@@ -301,7 +230,7 @@ def arrays(store: ClientStore) -> dict[str, np.ndarray]:
 
 def from_named(named: Mapping[str, np.ndarray], digest: str) -> ClientStore:
     """The store of which `arrays` gave these, with the digest it had."""
-    columns: dict[str, Column] = {}
+    columns: dict[str, flat.Column] = {}
     for name, array in named.items():
         if not name.startswith("columns."):
             continue
@@ -309,7 +238,7 @@ def from_named(named: Mapping[str, np.ndarray], digest: str) -> ClientStore:
         if not part:
             columns[column] = array
         elif part == "values":
-            columns[column] = Ragged(array, named[f"columns.{column}.offsets"])
+            columns[column] = flat.Ragged(array, named[f"columns.{column}.offsets"])
     rest = {name: named.get(name) for name in ("time", "client_key", "user")}
     return ClientStore(columns, named["offsets"], digest, **rest)
 
@@ -323,20 +252,10 @@ def copy(store: ClientStore, target: Target) -> dict[str, str]:
     digests = {}
     for name, array in arrays(store).items():
         into = target(name, array.shape, array.dtype)
-        for start in range(0, len(array), step := _rows_at_once(array)):
+        for start in range(0, len(array), step := flat.rows_at_once(array)):
             into[start : start + step] = array[start : start + step]
-        digests[name] = array_digest(array)
+        digests[name] = flat.digest(array)
     return digests
-
-
-def array_digest(array: np.ndarray) -> str:
-    """SHA-256 of type, shape and little-endian bytes, read in pieces."""
-    kind = array.dtype.newbyteorder("<")
-    found = hashlib.sha256(f"{kind.str}{list(array.shape)}".encode())
-    for start in range(0, len(array), step := _rows_at_once(array)):
-        piece = np.ascontiguousarray(array[start : start + step], kind)
-        found.update(piece.view(np.uint8).data if piece.size else b"")
-    return found.hexdigest()
 
 
 def join_digests(digests: Mapping[str, str]) -> str:
@@ -344,22 +263,6 @@ def join_digests(digests: Mapping[str, str]) -> str:
     return hashlib.sha256(
         json.dumps(dict(sorted(digests.items()))).encode()
     ).hexdigest()
-
-
-def _rows_at_once(array: np.ndarray) -> int:
-    each = int(np.prod(array.shape[1:], dtype=np.int64)) * array.dtype.itemsize
-    return max(1, _CHUNK // max(each, 1))
-
-
-def _length(column: Any) -> int:
-    return len(column.offsets) - 1 if isinstance(column, Ragged) else len(column)
-
-
-def _is_array(column: Any) -> bool:
-    try:
-        return np.asanyarray(column).dtype != object
-    except ValueError:  # rows that differ in length
-        return False
 
 
 def _vector(field: str, values: Any, count: int | None = None) -> np.ndarray:
@@ -381,27 +284,31 @@ def _check_columns(columns: Mapping[str, Any], count: int) -> None:
     for name, column in columns.items():
         if not name or "." in name or "/" in name:
             _validate.fail("column", name, "must be a name without '.' and '/'")
-        if not isinstance(column, Ragged) and not _is_array(column):
+        if not isinstance(column, flat.Ragged) and not flat.is_array(column):
             raise ValueError(
                 f"columns[{name!r}] is no array of numbers or texts; where rows differ "
-                "in length make it with store.ragged."
+                "in length make it with flat.ragged."
             )
-        if _length(column) != count:
+        if flat.length(column) != count:
             raise ValueError(
-                f"columns[{name!r}] has {_length(column)} rows where {count} are "
+                f"columns[{name!r}] has {flat.length(column)} rows where {count} are "
                 "expected; give every column a row for each example."
             )
-        if isinstance(column, Ragged) and column.offsets[-1] != len(column.values):
+        if isinstance(column, flat.Ragged) and column.offsets[-1] != len(column.values):
             raise ValueError(
                 f"columns[{name!r}].offsets ends at {column.offsets[-1]} and there are "
                 f"{len(column.values)} values; they must agree."
             )
 
 
+def _sorted(columns: Mapping[str, Any], order: np.ndarray) -> dict[str, flat.Column]:
+    return {name: flat.take(flat.narrow(c), order) for name, c in columns.items()}
+
+
 def _check_offsets(field: str, offsets: np.ndarray) -> None:
     falls = offsets[0] != 0
-    for start in range(0, len(offsets), _CHUNK):
-        part = offsets[start : start + _CHUNK + 1]
+    for start in range(0, len(offsets), flat.CHUNK):
+        part = offsets[start : start + flat.CHUNK + 1]
         falls = falls or bool((part[1:] < part[:-1]).any())
     if falls:
         raise ValueError(f"{field} must start at 0 and never fall; sort the rows.")
@@ -439,16 +346,4 @@ def _users(user: np.ndarray, code: np.ndarray, clients: int) -> np.ndarray:
         )
     alone = out < 0
     out[alone] = len(found) + np.arange(alone.sum())
-    return _narrow(out)
-
-
-def _narrow(array: np.ndarray) -> np.ndarray:
-    if array.dtype.kind not in "iu" or not array.size:
-        return array
-    low, high = int(array.min()), int(array.max())
-    for kind in _INTEGERS:
-        bounds = np.iinfo(kind)
-        if bounds.min <= low and high <= bounds.max:
-            smaller = np.dtype(kind).itemsize < array.dtype.itemsize
-            return array.astype(kind) if smaller else array
-    return array
+    return np.asarray(flat.narrow(out))
