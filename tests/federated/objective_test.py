@@ -6,7 +6,14 @@ import re
 import numpy as np
 import pytest
 
-from trustml.federated import objective, probabilities, selection, utility, weighting
+from trustml.federated import (
+    objective,
+    probabilities,
+    quotas,
+    selection,
+    utility,
+    weighting,
+)
 
 SIZES = np.array([1, 2, 3, 5, 8, 20])
 
@@ -142,12 +149,12 @@ def test_sentences_say_what_is_optimised(make, rule, words):
 
 
 def test_top_k_optimises_its_clients_alone():
-    selector = selection.top_k(2)
+    selector = quotas.top_k(2)
     found = objective.effective(selector, selector.init(SIZES), weighting.by_data())
     np.testing.assert_allclose(found.weights, [0, 0, 0, 0, 8 / 28, 20 / 28])
 
 
 def test_weights_that_leave_nobody_are_refused():
-    selector = selection.trace([[], []])
+    selector = quotas.trace([[], []])
     with pytest.raises(ValueError, match="hold no client with a weight"):
         objective.simulate(selector, selector.init(SIZES), weighting.mean(), rounds=2)

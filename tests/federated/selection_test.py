@@ -4,7 +4,7 @@ import dp_accounting
 import numpy as np
 import pytest
 
-from trustml.federated import probabilities, selection, utility
+from trustml.federated import probabilities, quotas, selection, utility
 
 SIZES = 1 + np.random.default_rng(4).lognormal(2.0, 1.0, 60).astype(np.int64)
 SIZES[[7, 30]] = 0
@@ -18,11 +18,11 @@ TABLE = {
         probabilities.log(), 12, p_max=0.3, scale=0.08, seed=seed
     ),
     "fixed_size": lambda seed: selection.fixed_size(12, seed=seed),
-    "systematic": lambda seed: selection.systematic(12, seed=seed),
-    "stratified": lambda seed: selection.stratified(13, seed=seed),
-    "top_k": lambda seed: selection.top_k(12),
+    "systematic": lambda seed: quotas.systematic(12, seed=seed),
+    "stratified": lambda seed: quotas.stratified(13, seed=seed),
+    "top_k": lambda seed: quotas.top_k(12),
     "cyclic": lambda seed: selection.cyclic(12, bands=4, seed=seed),
-    "trace": lambda seed: selection.trace([[3, 1], [5], []] * 100),
+    "trace": lambda seed: quotas.trace([[3, 1], [5], []] * 100),
     "power_of_choice": lambda seed: utility.power_of_choice(
         12, candidates=30, seed=seed
     ),
@@ -86,24 +86,6 @@ def test_observed_inclusion_is_the_declared_one(name):
     spread = np.sqrt(np.maximum(rounds * p * (1 - p), 1e-9))
     # The largest of 60 z-scores stays below 4.2 with probability 0.998.
     assert np.max(np.abs(counts - rounds * p) / np.maximum(spread, 1.0)) < 4.2
-
-
-def test_stratified_quotas_are_kept_in_every_round():
-    selector = selection.stratified(13, seed=0)
-    cohorts, state = drive(selector, 5)
-    assert [len(m) for m in state.prepared] == [5, 5] + [6] * 8
-    ends = [SIZES[members] for members in state.prepared]
-    for below, above in zip(ends, ends[1:], strict=False):
-        assert below.max() <= above.min()
-    for cohort in cohorts:
-        quotas = [np.isin(cohort.clients, m).sum() for m in state.prepared]
-        assert quotas == [1] * 7 + [2] * 3
-
-
-def test_top_k_takes_the_largest_ties_by_id():
-    selector = selection.top_k(3)
-    cohort, _ = selector.select(selector.init([5, 9, 5, 0, 5, 7]), 0)
-    assert cohort.clients.tolist() == [0, 1, 5]
 
 
 def test_cyclic_rounds_of_a_client_lie_bands_apart_also_after_resizing():
@@ -175,26 +157,6 @@ def test_cyclic_claims_coins_of_a_group_as_often_as_its_turn_comes():
     assert claim.event == poisson_event(12 * 4 / 60, 1.3, 11)
 
 
-@pytest.mark.parametrize("name", ["systematic", "stratified", "top_k"])
-def test_what_is_not_coins_claims_no_amplification(name):
-    selector = TABLE[name](0)
-    claim = selector.event(selector.init(SIZES), 1.3, 40)
-    gaussian = dp_accounting.GaussianDpEvent(1.3)
-    assert claim.event == dp_accounting.SelfComposedDpEvent(gaussian, 40)
-    assert not claim.amplified and claim.rate == 1.0
-
-
-def test_a_trace_counts_how_often_a_client_occurs():
-    selector = selection.trace([[3, 1], [3], [2], []])
-    state = selector.init(SIZES)
-    gaussian = dp_accounting.GaussianDpEvent(1.3)
-    for rounds, often in ((1, 1), (4, 2)):
-        claim = selector.event(state, 1.3, rounds)
-        assert claim.event == dp_accounting.SelfComposedDpEvent(gaussian, often)
-    empty = selection.trace([[]])
-    assert "no client" in empty.event(empty.init(SIZES), 1.3, 1).reason
-
-
 @pytest.mark.parametrize("name", ["power_of_choice", "oort"])
 def test_choices_by_loss_claim_nothing(name):
     selector = TABLE[name](0)
@@ -205,7 +167,7 @@ def test_choices_by_loss_claim_nothing(name):
 def test_seeds_of_the_os_are_secret_and_others_are_not():
     assert selection.uniform(3).secret and not selection.uniform(3, seed=1).secret
     assert selection.uniform(3).seed != selection.uniform(3).seed
-    assert selection.top_k(3).seed is None
+    assert quotas.top_k(3).seed is None
 
 
 @pytest.mark.parametrize(
@@ -216,22 +178,20 @@ def test_seeds_of_the_os_are_secret_and_others_are_not():
             "selection.cohort=600 exceeds .* = 400; raise p_max to 0.06",
         ),
         (lambda: selection.fixed_size(59).init(SIZES), "exceeds the 58 clients"),
-        (lambda: selection.top_k(59).init(SIZES), "exceeds the 58 clients"),
-        (lambda: selection.stratified(59).init(SIZES), "exceeds the 58 clients"),
+        (lambda: quotas.top_k(59).init(SIZES), "exceeds the 58 clients"),
+        (lambda: quotas.stratified(59).init(SIZES), "exceeds the 58 clients"),
         (lambda: selection.fixed_size(0), "selection.cohort=0"),
         (lambda: selection.uniform(0), "selection.cohort=0"),
-        (lambda: selection.stratified(5), "strata=10 must be at most cohort=5"),
+        (lambda: quotas.stratified(5), "strata=10 must be at most cohort=5"),
         (lambda: selection.cyclic(20, bands=4).init(SIZES), "clients/bands = 15"),
         (lambda: selection.uniform(3).init([0, 0]), "no example at all"),
         (lambda: selection.uniform(3).init([4, -1]), r"sizes\[1\]=-1"),
-        (lambda: selection.trace([[1, 1]]), "holds a client twice"),
-        (lambda: selection.trace([]), "selection.trace=0"),
-        (lambda: selection.trace([[70]]).init(SIZES), "70 is no client"),
-        (lambda: drive(selection.trace([[1]]), 2), "round=1 is beyond the 1 rounds"),
+        (lambda: quotas.trace([[1, 1]]), "holds a client twice"),
+        (lambda: quotas.trace([]), "selection.trace=0"),
+        (lambda: quotas.trace([[70]]).init(SIZES), "70 is no client"),
+        (lambda: drive(quotas.trace([[1]]), 2), "round=1 is beyond the 1 rounds"),
         (
-            lambda: selection.trace([[1]]).event(
-                selection.trace([[1]]).init(SIZES), 1.0, 2
-            ),
+            lambda: quotas.trace([[1]]).event(quotas.trace([[1]]).init(SIZES), 1.0, 2),
             "rounds=2 exceed the trace of 1",
         ),
         (
@@ -240,7 +200,7 @@ def test_seeds_of_the_os_are_secret_and_others_are_not():
         ),
         (lambda: selection.uniform(3, seed=2**128), "selection.seed"),
         (
-            lambda: selection.top_k(3).event(selection.top_k(3).init(SIZES), 0.0, 1),
+            lambda: quotas.top_k(3).event(quotas.top_k(3).init(SIZES), 0.0, 1),
             "noise_multiplier=0.0",
         ),
         (lambda: drive(selection.uniform(3), 1, start=-1), "round=-1"),

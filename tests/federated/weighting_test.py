@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trustml.federated import probabilities, selection, weighting
+from trustml.federated import probabilities, quotas, selection, weighting
 
 SIZES = np.array([1, 2, 3, 5, 8, 20])
 
@@ -56,7 +56,7 @@ def test_horvitz_thompson_is_unbiased_for_any_target_and_sampling():
 
 @pytest.mark.parametrize("name", ["coins", "systematic"])
 def test_horvitz_thompson_is_unbiased_in_simulation(name):
-    make = {"coins": selection.capped_power, "systematic": selection.systematic}[name]
+    make = {"coins": selection.capped_power, "systematic": quotas.systematic}[name]
     selector = make(20, seed=3)
     sizes = 1 + np.random.default_rng(0).lognormal(2, 1, 200).astype(np.int64)
     values = np.random.default_rng(1).normal(size=200)

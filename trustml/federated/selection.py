@@ -10,10 +10,10 @@ the index; nothing else loops over clients.
 | `uniform`, `poisson`, `capped_power` | a coin of p_k each | Poisson at largest p_k |
 | `fixed_size` | uniform m-subset | subsets, replace-one, sensitivity 2 C |
 | `cyclic` | coins within group r mod b | Poisson, rounds / b times |
-| `systematic` | exactly m, exactly p_k | no amplification |
-| `stratified` | quotas over deciles of n | no amplification |
-| `top_k` | the m largest | no amplification |
-| `trace` | given lists | as often as a client occurs |
+| `quotas.systematic` | exactly m, exactly p_k | no amplification |
+| `quotas.stratified` | quotas over deciles of n | no amplification |
+| `quotas.top_k` | the m largest | no amplification |
+| `quotas.trace` | given lists | as often as a client occurs |
 | `utility.power_of_choice`, `utility.oort` | by reported losses | none: refused |
 
 "No amplification" is a claim still: every round counts as if everybody took part. Where
@@ -37,7 +37,7 @@ Example::
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import dp_accounting
@@ -206,10 +206,10 @@ def poisson(
 
 def fixed_size(cohort: int, *, seed: int | None = None) -> Selector:
     """A uniform subset of exactly m of the clients that hold data."""
-    cohort = _whole(cohort)
+    cohort = whole_cohort(cohort)
 
     def prepare(sizes: np.ndarray) -> np.ndarray:
-        return _holders(sizes, cohort)
+        return holders(sizes, cohort)
 
     def draw(state: State, numbers: np.random.Generator, round: int):
         members = state.prepared
@@ -242,135 +242,6 @@ def fixed_size(cohort: int, *, seed: int | None = None) -> Selector:
         law="subset",
         exponent=0.0,
         seed=seed,
-    )
-
-
-def systematic(
-    cohort: int,
-    score: probabilities.Score | None = None,
-    *,
-    p_max: float | None = None,
-    seed: int | None = None,
-) -> Selector:
-    """Exactly m clients, client k with exactly p_k; see `coins.systematic`.
-
-    Args:
-      cohort: m, an integer.
-      score: None: sqrt(n).
-      p_max: None: 1.
-      seed: see `poisson`.
-
-    Raises:
-      ValueError: naming field, value, bound and cure.
-    """
-    cohort, cap = _whole(cohort), probabilities.check_cap(p_max)
-    score = probabilities.power(0.5) if score is None else score
-
-    def prepare(sizes: np.ndarray) -> np.ndarray:
-        return probabilities.solve(score, sizes, cohort, p_max=cap).of(sizes)
-
-    def draw(state: State, numbers: np.random.Generator, round: int):
-        clients = coins.systematic(numbers, state.prepared)
-        return clients, state.prepared[clients]
-
-    return make(
-        "systematic",
-        cohort,
-        prepare,
-        draw,
-        _unamplified,
-        lambda state: f"exactly {cohort} clients, systematic, p by {score.name}",
-        inclusion=lambda state: state.prepared,
-        stream="systematic",
-        exponent=score.exponent,
-        seed=seed,
-    )
-
-
-def stratified(cohort: int, *, strata: int = 10, seed: int | None = None) -> Selector:
-    """Quotas over strata of clients sorted by size, a uniform subset within each.
-
-    Strata differ by at most one client in number (10 are deciles), and quotas by at
-    most one; what does not divide goes to the strata of the larger clients.
-
-    Args:
-      cohort: m, an integer, at least `strata`.
-      strata: number of them.
-      seed: see `poisson`.
-
-    Raises:
-      ValueError: naming field, value, bound and cure.
-    """
-    cohort = _whole(cohort)
-    strata = _validate.integer_at_least("selection.strata", strata, 1, "10 is usual")
-    if cohort < strata:
-        bound = f"must be at most cohort={cohort}"
-        _validate.fail("selection.strata", strata, bound, "every stratum needs a quota")
-    quotas = [cohort // strata] * strata
-    for place in range(strata - cohort % strata, strata):
-        quotas[place] += 1
-
-    def prepare(sizes: np.ndarray) -> list[np.ndarray]:
-        members = _holders(sizes, cohort)
-        order = members[np.argsort(sizes[members], kind="stable")]
-        # The larger strata last, where the larger quotas are: no quota can exceed one.
-        small, more = divmod(len(order), strata)
-        ends = np.cumsum([small] * (strata - more) + [small + 1] * more)
-        return np.split(order, ends[:-1])
-
-    def draw(state: State, numbers: np.random.Generator, round: int):
-        parts = [
-            (members[draws.subset(numbers, len(members), quota)], quota / len(members))
-            for members, quota in zip(state.prepared, quotas, strict=True)
-        ]
-        inclusion = np.repeat([p for _, p in parts], quotas)
-        return np.concatenate([clients for clients, _ in parts]), inclusion
-
-    def inclusion(state: State) -> np.ndarray:
-        out = np.zeros(len(state.sizes))
-        for members, quota in zip(state.prepared, quotas, strict=True):
-            out[members] = quota / len(members)
-        return out
-
-    return make(
-        "stratified",
-        cohort,
-        prepare,
-        draw,
-        _unamplified,
-        lambda state: f"{cohort} clients over {strata} strata of n, uniform in each",
-        inclusion=inclusion,
-        stream="strata",
-        seed=seed,
-    )
-
-
-def top_k(cohort: int) -> Selector:
-    """The m clients that hold most, ties by id: the same ones in every round."""
-    cohort = _whole(cohort)
-
-    def prepare(sizes: np.ndarray) -> np.ndarray:
-        members = _holders(sizes, cohort)
-        order = np.lexsort((members, -sizes[members].astype(np.int64)))
-        return np.sort(members[order[:cohort]])
-
-    def draw(state: State, numbers: Any, round: int):
-        return state.prepared, np.ones(cohort)
-
-    def inclusion(state: State) -> np.ndarray:
-        out = np.zeros(len(state.sizes))
-        out[state.prepared] = 1.0
-        return out
-
-    return make(
-        "top_k",
-        cohort,
-        prepare,
-        draw,
-        _unamplified,
-        lambda state: f"the {cohort} clients that hold most, in every round",
-        inclusion=inclusion,
-        law="certain",
     )
 
 
@@ -431,61 +302,6 @@ def cyclic(cohort: float, *, bands: int, seed: int | None = None) -> Selector:
         exponent=0.0,
     )
     return made._replace(seed=found, secret=secret)
-
-
-def trace(cohorts: Sequence[npt.ArrayLike]) -> Selector:
-    """Given lists of clients, one for each round.
-
-    Args:
-      cohorts: ids, distinct within a list. A claim on privacy holds where the lists
-        were not made from the clients' data.
-
-    Raises:
-      ValueError: from `init` for an id that no client has, and when built for one that
-        is twice in a round; from `select` for a round beyond the last.
-    """
-    lists = [np.sort(np.asarray(cohort, np.int64)) for cohort in cohorts]
-    if not lists:
-        _validate.fail("selection.trace", 0, "rounds are given", "give one or more")
-    for number, ids in enumerate(lists):
-        if np.any(ids[1:] == ids[:-1]):
-            bound = "holds a client twice"
-            _validate.fail(f"selection.trace[{number}]", ids.tolist(), bound)
-    mean = float(np.mean([len(ids) for ids in lists]))
-
-    def prepare(sizes: np.ndarray) -> None:
-        ids = np.concatenate(lists)
-        wrong = ids[(ids < 0) | (ids >= len(sizes))]
-        if wrong.size:
-            bound = f"is no client; there are {len(sizes)}"
-            _validate.fail("selection.trace", int(wrong[0]), bound, "ids count from 0")
-
-    def draw(state: State, numbers: Any, round: int):
-        if round >= len(lists):
-            bound = f"is beyond the {len(lists)} rounds of the trace"
-            _validate.fail("round", round, bound, "give a longer one")
-        return lists[round], np.full(len(lists[round]), np.nan)
-
-    def event(state: State, z: float, rounds: int) -> Claim | NoEvent:
-        if rounds > len(lists):
-            _validate.fail("rounds", rounds, f"exceed the trace of {len(lists)}")
-        often = np.bincount(np.concatenate(lists[:rounds]), minlength=1).max()
-        if not often:
-            return NoEvent("the trace holds no client in these rounds")
-        gaussian = dp_accounting.GaussianDpEvent(z)
-        composed = dp_accounting.SelfComposedDpEvent(gaussian, int(often))
-        return Claim(composed, Relation.REPLACE_SPECIAL, ZERO_OUT, 1.0, False)
-
-    return make(
-        "trace",
-        mean,
-        prepare,
-        draw,
-        event,
-        lambda state: (
-            f"given lists of {len(lists)} rounds, {mean:g} clients on average"
-        ),
-    )
 
 
 def make(
@@ -577,6 +393,28 @@ def make(
     )
 
 
+def unamplified(state: State, z: float, rounds: int) -> Claim:
+    """Every round as if the client took part in it for certain."""
+    gaussian = dp_accounting.GaussianDpEvent(z)
+    composed = dp_accounting.SelfComposedDpEvent(gaussian, rounds)
+    return Claim(composed, Relation.REPLACE_SPECIAL, ZERO_OUT, 1.0, False)
+
+
+def holders(sizes: np.ndarray, cohort: int) -> np.ndarray:
+    """The clients that hold data, if there are enough for a cohort."""
+    members = np.flatnonzero(sizes)
+    if cohort > len(members):
+        bound = f"exceeds the {len(members)} clients that hold data"
+        _validate.fail("selection.cohort", cohort, bound, "lower it")
+    return members
+
+
+def whole_cohort(cohort: int) -> int:
+    """`cohort`, if it is an integer >= 1."""
+    cure = "this rule's cohorts have one integer size"
+    return _validate.integer_at_least("selection.cohort", cohort, 1, cure)
+
+
 def _coins(
     name: str,
     score: probabilities.Score,
@@ -635,27 +473,6 @@ def _coins(
         exponent=score.exponent,
         seed=seed,
     )
-
-
-def _unamplified(state: State, z: float, rounds: int) -> Claim:
-    """Every round as if the client took part in it for certain."""
-    gaussian = dp_accounting.GaussianDpEvent(z)
-    composed = dp_accounting.SelfComposedDpEvent(gaussian, rounds)
-    return Claim(composed, Relation.REPLACE_SPECIAL, ZERO_OUT, 1.0, False)
-
-
-def _holders(sizes: np.ndarray, cohort: int) -> np.ndarray:
-    """The clients that hold data, if there are enough for a cohort."""
-    members = np.flatnonzero(sizes)
-    if cohort > len(members):
-        bound = f"exceeds the {len(members)} clients that hold data"
-        _validate.fail("selection.cohort", cohort, bound, "lower it")
-    return members
-
-
-def _whole(cohort: int) -> int:
-    cure = "this rule's cohorts have one integer size"
-    return _validate.integer_at_least("selection.cohort", cohort, 1, cure)
 
 
 def _seed(seed: int | None) -> tuple[int, bool]:

@@ -76,14 +76,14 @@ def power_of_choice(
     Raises:
       ValueError: naming field, value, bound and cure.
     """
-    cohort = _whole(cohort)
+    cohort = selection.whole_cohort(cohort)
     wanted = _validate.integer_at_least("selection.candidates", candidates, 1)
     if wanted < cohort:
         bound = f"must be at least cohort={cohort}"
         _validate.fail("selection.candidates", wanted, bound, "2 cohort is usual")
 
     def prepare(sizes: np.ndarray) -> np.ndarray:
-        holders = _holders(sizes, cohort)
+        holders = len(selection.holders(sizes, cohort))
         if wanted >= holders:
             return (sizes > 0).astype(np.float64)
         return probabilities.solve(probabilities.power(1.0), sizes, wanted).of(sizes)
@@ -129,14 +129,14 @@ def oort(
     Raises:
       ValueError: naming field, value, bound and cure.
     """
-    cohort = _whole(cohort)
+    cohort = selection.whole_cohort(cohort)
     if preferred_seconds is not None:
         cure = "leave it out not to penalise slow clients"
         _validate.positive("selection.preferred_seconds", preferred_seconds, cure)
     alpha = _validate.non_negative("selection.alpha", alpha, "2 is usual")
 
     def prepare(sizes: np.ndarray) -> None:
-        _holders(sizes, cohort)
+        selection.holders(sizes, cohort)
 
     def draw(state: selection.State, numbers: np.random.Generator, round: int):
         known: Observed = state.observed
@@ -245,16 +245,3 @@ def _unknown(sizes: np.ndarray) -> Observed:
 
 def _refuse(state: Any, z: float, rounds: int) -> selection.NoEvent:
     return _REFUSED
-
-
-def _whole(cohort: int) -> int:
-    cure = "this rule's cohorts have one integer size"
-    return _validate.integer_at_least("selection.cohort", cohort, 1, cure)
-
-
-def _holders(sizes: np.ndarray, cohort: int) -> int:
-    holders = int(np.count_nonzero(sizes))
-    if cohort > holders:
-        bound = f"exceeds the {holders} clients that hold data"
-        _validate.fail("selection.cohort", cohort, bound, "lower it")
-    return holders
