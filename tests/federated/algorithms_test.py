@@ -1,4 +1,4 @@
-"""Every algorithm against FedAvg where it has to be FedAvg, and against its formulas."""
+"""Algorithms against FedAvg where they have to be FedAvg, and their formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -105,9 +105,7 @@ FEDAVG = {
         {"uniform": True, "count": 1},
     ),
     "afl, its first lambda": (
-        lambda: fair.afl(
-            LOSS, SGD, ONE, domains=np.arange(11), learning_rate=1e-12
-        ),
+        lambda: fair.afl(LOSS, SGD, ONE, domains=np.arange(11), learning_rate=1e-12),
         {"uniform": True},
     ),
 }
@@ -168,9 +166,7 @@ def test_length_of_fednova_is_that_of_constant_gradients(momentum, prox):
 
 def test_feddyn_first_step_is_twice_the_mean_change():
     world = worlds.make()
-    small = play(
-        control.feddyn(LOSS, SGD, alpha=1e-5), world, count=1, uniform=True
-    )
+    small = play(control.feddyn(LOSS, SGD, alpha=1e-5), world, count=1, uniform=True)
     averaged = loop(world, count=1, uniform=True)
     busy = (world.sizes > 0).mean()  # clients that took part, of all
     expected = jax.tree.map(
@@ -245,9 +241,7 @@ def test_mime_by_its_formulas():
 def test_qffl_by_its_formulas():
     world = worlds.make()
     q = 2.0
-    found = play(
-        fair.qffl(LOSS, learning_rate=ETA, q=q), world, count=1, uniform=True
-    )
+    found = play(fair.qffl(LOSS, learning_rate=ETA, q=q), world, count=1, uniform=True)
     params = world.params
     gradient = jax.jit(worlds.mean_gradient)
     pull, bound = base.zeros(params), 0.0
@@ -364,7 +358,10 @@ def test_personal_models_fit_their_client_better():
             rows = world.rows(k)
             return jax.vmap(lambda row: LOSS(params, row, None))(rows).mean()
 
-        own = [mean(jax.tree.map(lambda x, k=k: x[k], state.memory[0]), k) for k in range(6)]
+        own = [
+            mean(jax.tree.map(lambda x, k=k: x[k], state.memory[0]), k)
+            for k in range(6)
+        ]
         shared = [mean(state.server.params, k) for k in range(6)]
         assert np.mean(own) < np.mean(shared)
 

@@ -18,7 +18,9 @@ SIZES = {
 def replay(made, cut, index, *, batch_size, length, capacity):
     """Rows that each client meets, in order; and the lane-steps that were executed."""
     met = {m: [] for m in range(len(made.steps))}
-    place_of = {(d, p): m for m, (d, p) in enumerate(zip(made.device, made.place))}
+    place_of = {
+        (d, p): m for m, (d, p) in enumerate(zip(made.device, made.place, strict=True))
+    }
     first = schedule.first_places(made, capacity)
     in_lane = {(d, lane): first[d, lane] for d, lane in np.ndindex(first.shape)}
     executed = 0
@@ -50,9 +52,7 @@ def replay(made, cut, index, *, batch_size, length, capacity):
 @pytest.mark.parametrize("devices", [1, 3])
 def test_every_client_meets_its_rows_in_order(name, remainder, devices):
     sizes, batch, epochs = SIZES[name], 10, 2
-    cut = schedule.batches(
-        sizes, batch_size=batch, epochs=epochs, remainder=remainder
-    )
+    cut = schedule.batches(sizes, batch_size=batch, epochs=epochs, remainder=remainder)
     made = schedule.make(cut.steps, lanes=4, devices=devices)
     index = np.arange(cut.rows.sum()) + 1000
     met, executed = replay(made, cut, index, batch_size=batch, length=7, capacity=64)

@@ -33,7 +33,9 @@ def test_every_example_once_an_epoch():
 
 
 def test_a_visit_does_not_depend_on_the_others():
-    np.testing.assert_array_equal(make([4, 0, 14, 1], keep=[2]), make([4, 0, 14, 1])[4:18])
+    np.testing.assert_array_equal(
+        make([4, 0, 14, 1], keep=[2]), make([4, 0, 14, 1])[4:18]
+    )
 
 
 def test_a_limit_takes_the_same_examples_in_every_epoch():

@@ -1,4 +1,4 @@
-"""Small federations for tests: ragged clients, a loss, and a loop that is plainly right.
+"""Small federations for tests: ragged clients, a loss, a loop that is plainly right.
 
 The loop trains one client after another with one step at a time, in NumPy order.
 """

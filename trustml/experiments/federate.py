@@ -12,6 +12,7 @@ Example::
     federate.run(config.from_config_dict(cfg), pathlib.Path('runs/a'))
 """
 
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -155,9 +156,10 @@ def fit(
         selected = chosen_by.init(timeline.sizes(calendar, 0))
         selected = selected._replace(observed=kept["observed"] or None)
 
+    holding = _holding(calendar, held)
+    now = holding(first * calendar.periods // total)
     used: list[float] = []
     infos: list[rounds.Info] = []
-    period = -1
     with writer_lib.Writer(
         workdir,
         total,
@@ -167,16 +169,14 @@ def fit(
         name="federate",
     ) as out:
         for number in range(first, total):
-            if (now := number * calendar.periods // total) != period:
-                period = now
-                sizes = timeline.sizes(calendar, period)
-                rows, starts = timeline.rows(calendar, period, held.offsets)
-                selected = chosen_by.resize(selected, sizes)
+            if number == first or now.period != number * calendar.periods // total:
+                now = holding(number * calendar.periods // total)
+                selected = chosen_by.resize(selected, now.sizes)
                 rule = federation.weighting(config, chosen_by, selected)
             cohort, selected = chosen_by.select(selected, number)
             members = cohort.clients
             limit = spec.max_examples or None
-            count = sizes[members].astype(np.int64)
+            count = now.sizes[members].astype(np.int64)
             chosen = rounds.Chosen(
                 members,
                 np.minimum(count, limit) if limit else count,
@@ -184,19 +184,9 @@ def fit(
                 1.0 if rule.total is None else rule.total,
                 _arrived(config, public, number, members),
             )
-
-            def place(handed, members=members, count=count, number=number):
-                local = visits.rows(
-                    words,
-                    number,
-                    members,
-                    count,
-                    handed,
-                    starts=starts[members],
-                    limit=spec.max_examples or None,
-                )
-                return source.place(rows[local])
-
+            place = functools.partial(
+                _place, source, words, number, members, now, limit
+            )
             state, info = made.run(
                 state, rounds.round_key(public, number), chosen, place
             )
@@ -247,6 +237,46 @@ def fit(
         taken=taken,
         utilization=float(np.mean(used)) if used else 1.0,
     )
+
+
+class _Now(NamedTuple):
+    """What clients hold in a period.
+
+    Attributes:
+      period: its number.
+      sizes: int[K], n_k.
+      rows: int64[sum n_k], rows of the store, client after client.
+      starts: int64[K+1], where each client's rows begin among these.
+    """
+
+    period: int
+    sizes: np.ndarray
+    rows: np.ndarray
+    starts: np.ndarray
+
+
+def _holding(calendar, held):
+    """Period -> what clients hold."""
+
+    def holding(period):
+        rows, starts = timeline.rows(calendar, period, held.offsets)
+        return _Now(period, timeline.sizes(calendar, period), rows, starts)
+
+    return holding
+
+
+def _place(source, words, number, members, now, limit, handed):
+    """The data, and where the rows of a cohort lie in them."""
+    local = visits.rows(
+        words,
+        number,
+        members,
+        now.sizes[members].astype(np.int64),
+        handed,
+        starts=now.starts[members],
+        limit=limit,
+    )
+    return source.place(now.rows[local])
 
 
 def _settings(config, clients, devices) -> rounds.Settings:

@@ -21,8 +21,8 @@ from trustml.report import drawing, fmt, partition, study, tables, words
 _STRATA = 10
 
 METHODS = (
-    "The test split was held by nobody. A client's own accuracy is that of the server's "
-    "model on the client's training examples; a small client's is a coarse number.",
+    "The test split was held by nobody. A client's own accuracy is that of the "
+    "server's model on the client's training examples; a small client's is coarse.",
     "Deciles are of clients, by how many examples they hold, the smallest first.",
 )
 LIMITS = (
@@ -91,8 +91,8 @@ def write(
         study.Section(
             "Clients",
             (
-                f"{statistics.clients:,} clients hold {statistics.examples:,} examples, "
-                f"{statistics.mean:.3g} on average (coefficient of variation "
+                f"{statistics.clients:,} clients hold {statistics.examples:,} examples"
+                f", {statistics.mean:.3g} on average (coefficient of variation "
                 f"{statistics.cv:.2f}).",
             ),
             figures=(
@@ -104,7 +104,7 @@ def write(
                 (
                     "Whom the model serves",
                     bars(strata),
-                    "Mean accuracy of clients on their own examples, by decile of size.",
+                    "Mean accuracy on their own examples, by decile of size.",
                 ),
             ),
             tables=(decile_table(strata),),
@@ -223,9 +223,7 @@ def told(trained: Any) -> words.Card:
     """What was promised to each client."""
     question = "What does it promise each client?"
     if trained.privacy is None:
-        return words.Card(
-            question, "Nothing: the run is not private.", (), tone="warn"
-        )
+        return words.Card(question, "Nothing: the run is not private.", (), tone="warn")
     lines = user_privacy.explain(trained.privacy).splitlines()
     found = trained.privacy
     return words.Card(

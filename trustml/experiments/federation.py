@@ -24,6 +24,7 @@ from trustml.federated import (
     imports,
     partitions,
     probabilities,
+    quotas,
     selection,
     timeline,
     utility,
@@ -107,18 +108,18 @@ def selector(
             m, beta=spec.beta, p_max=cap, seed=seed
         ),
         "log": lambda: coins(probabilities.log(), m, seed=seed),
-        "softmax": lambda: coins(
-            probabilities.softmax(spec.temperature), m, seed=seed
-        ),
+        "softmax": lambda: coins(probabilities.softmax(spec.temperature), m, seed=seed),
         "threshold": lambda: coins(
             probabilities.threshold(spec.threshold), m, seed=seed
         ),
-        "top_k": lambda: selection.top_k(m),
-        "stratified": lambda: selection.stratified(m, seed=seed),
-        "systematic": lambda: selection.systematic(
+        "top_k": lambda: quotas.top_k(m),
+        "stratified": lambda: quotas.stratified(m, seed=seed),
+        "systematic": lambda: quotas.systematic(
             m, probabilities.power(spec.beta), seed=seed
         ),
-        "power_of_choice": lambda: utility.power_of_choice(m, seed=seed),
+        "power_of_choice": lambda: utility.power_of_choice(
+            m, candidates=min(2 * m, clients), seed=seed
+        ),
         "oort": lambda: utility.oort(m, seed=seed),
         "cyclic": lambda: selection.cyclic(m, bands=CYCLES, seed=seed),
     }
@@ -169,9 +170,7 @@ def algorithm(
         "fednova": lambda: control.fednova(
             loss, learning_rate=eta, server=server, prox=spec.prox, **common
         ),
-        "feddyn": lambda: control.feddyn(
-            loss, client, alpha=spec.dyn_alpha, **common
-        ),
+        "feddyn": lambda: control.feddyn(loss, client, alpha=spec.dyn_alpha, **common),
         "mime": lambda: mime.mime(loss, client, server, **common),
         "mimelite": lambda: mime.mime(loss, client, server, lite=True, **common),
         "qffl": lambda: fair.qffl(loss, learning_rate=eta, q=spec.q, **common),

@@ -68,9 +68,9 @@ class Client(NamedTuple):
       given: pytree of arrays, what else it is told; () if nothing.
     """
 
-    number: jax.Array
-    weight: jax.Array
-    steps: jax.Array
+    number: Any
+    weight: Any
+    steps: Any
     given: PyTree = ()
 
 
@@ -114,7 +114,7 @@ class Shared(NamedTuple):
 
     model: PyTree
     key: Key
-    limit: jax.Array
+    limit: Any
 
 
 class Carry(NamedTuple):
@@ -151,7 +151,7 @@ class Lanes(NamedTuple):
     """Pure functions that run a `Program`; the caller jits them.
 
     Attributes:
-      begin: (shared, clients, memory, first) -> carry. clients: `Client` of [D, C, ...];
+      begin: (shared, clients, memory, first) -> carry. clients: `Client` [D, C, ...];
         memory: leaves [D, C, ...]; first: int32[D, L], of `schedule.first_places`.
       run: (width, carry, shared, data, clients, window, (start, stop)) -> carry;
         `width` is static, start and stop are traced; window: `schedule.Window`.
@@ -241,8 +241,10 @@ def make(
                 window,
             )
             head = jax.tree.map(lambda x: x[:width], carry.local)
+            start, stop = bounds
             head, total, clamped, memory, records = jax.lax.fori_loop(
-                *bounds,
+                start,
+                stop,
                 body,
                 (head, carry.total, carry.clamped, carry.memory, carry.records),
             )
@@ -283,7 +285,9 @@ class _Static(NamedTuple):
 def _step(program, static, shared, data, clients, window, step, state):
     """One step of all lanes that run."""
     local, total, clamped, memory, records = state
-    now = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, step, 0, False), window)
+    now = jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, step, 0, False), window
+    )
     places = clients.number.shape[0]
     number = clients.number.at[now.place].get(mode="clip")
 
@@ -344,7 +348,9 @@ def _chosen(trees, places):
 
 def _select(chosen, new, old):
     return jax.tree.map(
-        lambda n, o: jnp.where(chosen.reshape(chosen.shape + (1,) * (n.ndim - 1)), n, o),
+        lambda n, o: jnp.where(
+            chosen.reshape(chosen.shape + (1,) * (n.ndim - 1)), n, o
+        ),
         new,
         old,
     )

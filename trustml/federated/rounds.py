@@ -165,12 +165,12 @@ def make(
     Raises:
       ValueError: when built, for settings out of bounds.
     """
-    options = settings._asdict()
+    options: Any = settings._asdict()
     stacked = aggregator.collect == "stack"
     train = sweep.make(_through(algorithm, aggregator, stacked), **options)
     first = None
     if algorithm.first is not None:
-        once = {**options, "epochs": 1, "steps": 0, "remainder": "mask"}
+        once: Any = {**options, "epochs": 1, "steps": 0, "remainder": "mask"}
         first = sweep.make(algorithm.first, **once)
 
     def finish(server, agg_state, totals, scale, numbers, weights, arrived, rest):
@@ -228,7 +228,9 @@ def make(
         model = model_jit(server)
         given = ()
         if first is not None:
-            swept = _sweep(first, model, key, _FIRST, chosen, used / scale, (), (), place)
+            swept = _sweep(
+                first, model, key, _FIRST, chosen, used / scale, (), (), place
+            )
             met = swept.steps > 0
             total = (used / scale)[met].sum()
             server = prepare_jit(

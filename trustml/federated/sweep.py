@@ -191,9 +191,7 @@ def make(
         totals, memory, records = end(carry)
 
         at = made.device * capacity + made.place
-        return Swept(
-            totals, memory, records, at, cut.steps, made.utilization
-        )
+        return Swept(totals, memory, records, at, cut.steps, made.utilization)
 
     return Sweep(run, rows)
 

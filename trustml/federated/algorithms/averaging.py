@@ -134,7 +134,7 @@ def training(
 
 
 def server_step(server, params, optimizer, change):
-    """x + V(change), with V an optax optimizer whose gradient is -change."""
+    """The step x + V(change), with V an optax optimizer whose gradient is -change."""
     gradient = jax.tree.map(jnp.negative, change)
     updates, optimizer = server.update(gradient, optimizer, params)
     return optax.apply_updates(params, updates), optimizer

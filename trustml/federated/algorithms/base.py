@@ -110,7 +110,9 @@ def objective(loss: Loss):
     """
 
     def mean(params, batch, mask, key):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(mask.size, dtype="uint32"))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(
+            key, jnp.arange(mask.size, dtype="uint32")
+        )
         losses = jax.vmap(loss, (None, 0, 0))(params, batch, keys)
         total = jnp.where(mask, losses, 0).sum()
         count = mask.sum()
@@ -121,22 +123,24 @@ def objective(loss: Loss):
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:
-    """a + b, leaf by leaf."""
+    """The sum a + b, leaf by leaf."""
     return jax.tree.map(jnp.add, a, b)
 
 
 def subtract(a: PyTree, b: PyTree) -> PyTree:
-    """a - b, leaf by leaf."""
+    """The difference a - b, leaf by leaf."""
     return jax.tree.map(jnp.subtract, a, b)
 
 
 def add_scaled(a: PyTree, scale: Any, b: PyTree) -> PyTree:
-    """a + scale * b, leaf by leaf, in the types of a."""
-    return jax.tree.map(lambda x, y: x + jnp.asarray(scale, x.dtype) * y.astype(x.dtype), a, b)
+    """The sum a + scale * b, leaf by leaf, in the types of a."""
+    return jax.tree.map(
+        lambda x, y: x + jnp.asarray(scale, x.dtype) * y.astype(x.dtype), a, b
+    )
 
 
 def scaled(scale: Any, a: PyTree) -> PyTree:
-    """scale * a, leaf by leaf, in the types of a."""
+    """The product scale * a, leaf by leaf, in the types of a."""
     return jax.tree.map(lambda x: jnp.asarray(scale, x.dtype) * x, a)
 
 

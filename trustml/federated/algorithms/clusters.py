@@ -92,7 +92,9 @@ def ifca(
     def server_step(state, gathered):
         change, share = gathered.message
         mean = jax.tree.map(
-            lambda x: x / jnp.maximum(share, 1e-10).reshape((-1,) + (1,) * (x.ndim - 1)),
+            lambda x: (
+                x / jnp.maximum(share, 1e-10).reshape((-1,) + (1,) * (x.ndim - 1))
+            ),
             change,
         )
         params, optimizer = jax.vmap(
@@ -134,7 +136,9 @@ def _losses(loss, models) -> lanes.Program:
 
     def step(model, local, batch, mask, key, number):
         del number
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(mask.size, dtype="uint32"))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(
+            key, jnp.arange(mask.size, dtype="uint32")
+        )
         each = jax.vmap(jax.vmap(loss, (None, 0, 0)), (0, None, None))
         losses = each(model.params, batch, keys)
         sums = jnp.where(mask[None], losses, 0).sum(1)

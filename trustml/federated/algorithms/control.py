@@ -108,9 +108,7 @@ def scaffold(
 
     def start(model, client, memory):
         del client
-        return ControlLocal(
-            model.params, memory, jnp.float32(0), base.nothing_met()
-        )
+        return ControlLocal(model.params, memory, jnp.float32(0), base.nothing_met())
 
     def step(model, local, batch, mask, key, number):
         del number

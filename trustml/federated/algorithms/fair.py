@@ -211,11 +211,11 @@ def mean_loss(loss: base.Loss) -> lanes.Program:
 
     def step(model, local, batch, mask, key, number):
         del number
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(mask.size, dtype="uint32"))
-        losses = jax.vmap(loss, (None, 0, 0))(model.params, batch, keys)
-        met = base.Met(
-            jnp.where(mask, losses, 0).sum(), mask.sum().astype(jnp.float32)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(
+            key, jnp.arange(mask.size, dtype="uint32")
         )
+        losses = jax.vmap(loss, (None, 0, 0))(model.params, batch, keys)
+        met = base.Met(jnp.where(mask, losses, 0).sum(), mask.sum().astype(jnp.float32))
         return base.add(local, met)
 
     def finish(model, client, local, memory, key):

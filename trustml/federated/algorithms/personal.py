@@ -3,7 +3,7 @@
     Ditto   y as FedAvg;  v <- v - eta (grad F(v) + lam (v - x))           keeps v
     pFedMe  theta ~ argmin f(theta) + lam/2 |theta - w|^2,
             w <- w - eta lam (w - theta)                                   keeps theta
-    FedRep  first steps: the head alone; then: the body alone              keeps the head
+    FedRep  first steps: the head alone; then: the body alone          keeps the head
     APFL    w <- w - eta grad f(w);  m = a v + (1 - a) w,
             v <- v - eta a grad f(m)                                       keeps v, a
 
@@ -146,9 +146,7 @@ def pfedme(
 
     return averaging.fedavg(
         loss, optax.sgd(learning_rate), server, schedule=schedule
-    )._replace(
-        program=lanes.Program(start, step, finish), memory=lambda params: params
-    )
+    )._replace(program=lanes.Program(start, step, finish), memory=lambda params: params)
 
 
 class RepLocal(NamedTuple):
@@ -302,7 +300,7 @@ def apfl(
         grads, _ = gradient(mixed(local), batch, mask, jax.random.clone(key))
         own = base.add_scaled(local.own, -eta * local.share, grads)
         apart = base.subtract(local.own, local.params)
-        slope = optax.tree.vdot(apart, grads).astype(jnp.float32)
+        slope = jnp.asarray(optax.tree.vdot(apart, grads), jnp.float32)
         part = jnp.clip(local.share - share_learning_rate * slope, 0, 1)
         return local._replace(own=own, share=part)
 

@@ -74,7 +74,8 @@ def _adaptive(learning_rate, b1, eps, second) -> optax.GradientTransformation:
             jax.tree.map(lambda x: jnp.full_like(x, eps**2), params),
         )
 
-    def update(grads, state, params=None):
+    def update(updates, state, params=None):
+        grads = updates
         del params
         first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.first, grads)
         squares = jax.tree.map(second, state.second, grads)
