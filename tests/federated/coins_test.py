@@ -155,19 +155,16 @@ def test_an_empty_cohort_is_a_cohort():
 
 
 def test_systematic_sampling_has_exact_size_and_inclusion():
-    sizes = np.array([1, 2, 3, 5, 8, 20, 0, 13])
-    found = probabilities.solve(probabilities.power(1.0), sizes, 3)
-    p, rounds = found.of(sizes), 5_000
-    assert p.max() == 1.0 and p[6] == 0.0
-    counts = np.zeros(len(sizes))
+    p, rounds = np.array([0.95, 0.55, 0.1, 1.0, 0.0, 0.4]), 5_000
+    counts = np.zeros(len(p))
     for round in range(rounds):
         clients = coins.systematic(draws.generator(0, "systematic", round), p)
         assert len(clients) == 3 and len(set(clients.tolist())) == 3
         counts[clients] += 1
-    assert counts[5] == rounds and counts[6] == 0
+    assert counts[3] == rounds and counts[4] == 0
     open_ = (p > 0) & (p < 1)
     error = np.sqrt(rounds * p * (1 - p))
-    # Six z-scores at a fixed seed: 4 standard deviations each.
+    # Four z-scores at a fixed seed: 4 standard deviations each.
     assert np.all(np.abs(counts - rounds * p)[open_] < 4 * error[open_])
 
 

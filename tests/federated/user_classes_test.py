@@ -43,7 +43,7 @@ def test_inverse_weights_make_the_seldom_client_decide():
 
 @pytest.mark.parametrize("power", [0.0, 0.5], ids=["flat", "root"])
 def test_the_worst_class_is_the_maximum_over_all_classes(power):
-    p = np.geomspace(0.01, 0.5, 8)
+    p = np.geomspace(0.01, 0.5, 5)
     s = p**-power
     every = []
     for rate, weight in zip(p, s, strict=True):
@@ -51,7 +51,7 @@ def test_the_worst_class_is_the_maximum_over_all_classes(power):
         gaussian = dp_accounting.GaussianDpEvent(2.0 * s.max() / weight)
         event = dp_accounting.PoissonSampledDpEvent(rate, gaussian)
         every.append(accountant.compose(event, 20).get_epsilon(1e-5))
-    order = np.random.default_rng(0).permutation(8)
+    order = np.random.default_rng(0).permutation(5)
     # Clients that others exceed, that are never drawn or never count, change nothing.
     rates = np.concatenate([p[order], [0.002, 0.0, 0.9]])
     weights = np.concatenate([s[order], [s.min() / 2, 99.0, 0.0]])
@@ -65,7 +65,7 @@ def test_the_worst_class_is_the_maximum_over_all_classes(power):
     assert found.epsilon == pytest.approx(max(every), abs=1e-6) and found.exact
     assert found.inclusion == pytest.approx(p[int(np.argmax(every))])
     assert max(every) - 1e-9 <= loose.epsilon <= 1.1 * max(every)
-    assert loose.evaluations <= found.evaluations <= 16
+    assert loose.evaluations <= found.evaluations <= 10
 
 
 @pytest.mark.parametrize(
