@@ -12,6 +12,7 @@ from trustml.federated.aggregation import chain, weighting
 from trustml.federated.algorithms import (
     averaging,
     base,
+    buffered,
     clusters,
     control,
     fair,
@@ -25,7 +26,15 @@ LOSS = worlds.loss
 
 
 def play(
-    algorithm, world, *, count=2, uniform=False, epochs=1, params=None, memory=False
+    algorithm,
+    world,
+    *,
+    count=2,
+    uniform=False,
+    epochs=1,
+    params=None,
+    memory=False,
+    given=(),
 ):
     """Rounds with all clients; the server's model after them."""
     settings = rounds.Settings(
@@ -53,7 +62,7 @@ def play(
         return jax.tree.map(jnp.asarray, world.data), np.concatenate(index)
 
     weights = np.ones(people) if uniform else world.sizes / world.sizes.sum()
-    chosen = rounds.Chosen(np.arange(people), world.sizes, weights)
+    chosen = rounds.Chosen(np.arange(people), world.sizes, weights, given=given)
     state = made.init(world.params if params is None else params)
     for number in range(count):
         key = jax.random.fold_in(jax.random.key(1), number)
@@ -389,3 +398,56 @@ def test_server_optimizers_by_their_formulas(name):
         }[name]
         x = x + rate * m / (np.sqrt(v) + eps)
     np.testing.assert_allclose(params, x, rtol=1e-5)
+
+
+def test_fedbuff_without_delay_is_fedavg():
+    world = worlds.make(np.full(4, 10))
+    algorithm = buffered.fedbuff(LOSS, SGD, ONE, versions=3)
+    fresh = np.zeros(4, np.int32)
+    found = play(algorithm, world, count=4, uniform=True, given=fresh)
+    close(found, loop(world, count=4, uniform=True))
+
+
+def test_fedbuff_starts_from_the_version_of_the_time():
+    world = worlds.make(np.full(4, 10))
+    algorithm = buffered.fedbuff(LOSS, SGD, ONE, versions=3)
+    stale = np.array([0, 1, 2, 1], np.int32)
+    state = play(algorithm, world, count=1, uniform=True, given=stale * 0, memory=True)
+    versions = [world.params, state.server.params]
+    state = play(algorithm, world, count=2, uniform=True, given=stale * 0, memory=True)
+    versions.append(state.server.params)
+    ring = state.server
+    gradient = jax.jit(worlds.mean_gradient)
+    expected = versions[2]
+    for k, tau in enumerate(stale):
+        begin = y = versions[2 - tau]
+        for rows in worlds.batches(world, k, BATCH, 1):
+            y = base.add_scaled(y, -ETA, gradient(y, rows))
+        weight = 0.25 / np.sqrt(1 + tau)
+        expected = base.add_scaled(expected, weight, base.subtract(y, begin))
+    model = algorithm.model(ring)
+    messages = worlds.run(
+        world, algorithm.program, model, given=stale, weights=np.full(4, 0.25)
+    ).totals.message
+    close(base.add(versions[2], messages), expected)
+
+
+def test_arrivals_of_a_buffer():
+    seconds = {0: 1.0, 1: 1.0, 2: 2.5}
+    flushes = list(
+        buffered.schedule(
+            lambda client, visit: seconds[client],
+            lambda visit: visit % 3,
+            concurrency=3,
+            buffer=2,
+            steps=4,
+            versions=2,
+        )
+    )
+    # At 1: 0 and 1 arrive; 0 and 1 begin at version 1 (visits 3, 4). At 2 again, 2 and
+    # 0 begin (visits 5, 6) at version 2. At 2.5 client 2 of version 0 is too old.
+    assert [f.clients.tolist() for f in flushes[:2]] == [[0, 1], [0, 1]]
+    assert [f.staleness.tolist() for f in flushes[:2]] == [[0, 0], [0, 0]]
+    assert [f.seconds for f in flushes[:2]] == [1.0, 2.0]
+    assert flushes[2].dropped == 1
+    assert all((f.staleness < 2).all() for f in flushes)

@@ -84,6 +84,8 @@ class Chosen(NamedTuple):
       total: W, what the sum of messages is divided by where that is a constant.
       arrived: bool[M], whose message reaches the server; None: all. Others train for
         nothing.
+      given: pytree of arrays [M, ...], what else each client is told, for algorithms
+        without a first sweep, whose records are told otherwise.
     """
 
     numbers: np.ndarray
@@ -91,6 +93,7 @@ class Chosen(NamedTuple):
     weights: np.ndarray
     total: float = 1.0
     arrived: np.ndarray | None = None
+    given: PyTree = ()
 
 
 class State(NamedTuple):
@@ -226,7 +229,7 @@ def make(
         used = np.where(arrived, weights, 0.0)
         scale = float(used.max(initial=0.0)) or 1.0
         model = model_jit(server)
-        given = ()
+        given = chosen.given
         if first is not None:
             swept = _sweep(
                 first, model, key, _FIRST, chosen, used / scale, (), (), place
@@ -338,7 +341,7 @@ def _message_of(algorithm):
 
 def _given(algorithm, model):
     if algorithm.first is None:
-        return ()
+        return algorithm.given
     client = lanes_lib.Client(jnp.int32(0), jnp.float32(1), jnp.int32(1))
     local = algorithm.first.start(model, client, ())
     return algorithm.first.finish(model, client, local, (), jax.random.key(0)).record

@@ -60,6 +60,8 @@ class FederatedAlgorithm(NamedTuple):
       memory: params -> what one client remembers between rounds; () if nothing.
       first: program of a sweep at the server's model, or None.
       prepare: (state, Gathered) -> state, after that sweep.
+      given: what one client is told beside the model, for its shapes; () if nothing,
+        or the records of `first`.
       fair: whether the mean has to be uniform (each client the same weight).
     """
 
@@ -70,6 +72,7 @@ class FederatedAlgorithm(NamedTuple):
     memory: Callable[[Params], PyTree] = lambda params: ()
     first: lanes.Program | None = None
     prepare: Callable[[PyTree, Gathered], PyTree] = lambda state, gathered: state
+    given: PyTree = ()
     fair: bool = False
 
 
