@@ -33,6 +33,7 @@ def get_config(arg=""):
     cfg.data.vocabulary_size = 8192
     cfg.model.name = "gru"
     cfg.model.width = 64
+    cfg.model.slot_total = True  # the loss is that of all labels together
     cfg.canary.copies = (0, 1, 10, 100)
     cfg.canary.seeds = 16
     cfg.canary.defences = (

@@ -125,7 +125,10 @@ def fit(
     z, promise = _promise(config, chosen_by, calendar, clients)
     # What clients and server do.
     loss = build.loss(config, data, task)
-    algorithm = federation.algorithm(config, loss, clients)
+    # Columns are kept in the narrowest types that hold them.
+    algorithm = federation.algorithm(
+        config, lambda params, row, key: loss(params, feed.widen(row), key), clients
+    )
     made = rounds.make(
         algorithm,
         federation.aggregator(config, rule, z),

@@ -133,12 +133,16 @@ def label_counts(held: stores.ClientStore, labels: int) -> np.ndarray:
 def by_client(task: task_lib.Task, trained: Any) -> np.ndarray:
     """Accuracy of the server's model on each client's examples; NaN without any."""
     held = trained.store
-    columns = {name: np.asarray(column) for name, column in held.columns.items()}
+    columns = {name: _wide(np.asarray(x)) for name, x in held.columns.items()}
     correct = evaluate.predictions(task, trained.params, columns).correct
     sums = np.concatenate([[0], np.cumsum(correct)])[held.offsets]
     sizes = np.diff(held.offsets)
     with np.errstate(invalid="ignore"):
         return np.where(sizes > 0, np.diff(sums) / np.maximum(sizes, 1), np.nan)
+
+
+def _wide(column: np.ndarray) -> np.ndarray:
+    return column.astype(np.int32) if column.dtype.kind in "iu" else column
 
 
 def spread(own: np.ndarray) -> dict[str, float]:

@@ -23,6 +23,7 @@ RETENTIONS = ("keep_all", "fifo", "reservoir", "class_balanced")
 ROBUST_RULES = ("median", "trimmed_mean", "krum", "multi_krum", "bulyan")
 COMPRESSIONS = ("quantize", "top_k", "sign")
 
+_UNIFORM = ("scaffold", "feddyn", "qffl", "afl")
 _SGD_ONLY = ("scaffold", "fednova", "qffl", "pfedme", "apfl")
 
 
@@ -163,6 +164,10 @@ class FederatedSpec:
         if self.prox and self.algorithm not in ("fedavg", "fednova"):
             bound = f"has no effect on federated.algorithm={self.algorithm!r}"
             _validate.fail("federated.prox", self.prox, bound, "set it to 0")
+        if self.algorithm in _UNIFORM and self.weighting != "uniform":
+            bound = f"does not go with federated.algorithm={self.algorithm!r}"
+            cure = "its mean is that of clients: set it to 'uniform'"
+            _validate.fail("federated.weighting", self.weighting, bound, cure)
         if self.exact and not self.group:
             cure = "set it to 1: part of what fixes the bits"
             _validate.fail("federated.group", 0, "leaves exact mode open", cure)

@@ -1,0 +1,174 @@
+"""Experiment `federate`: end to end, resumed to the bit, private, refused early."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from trustml import config as config_lib
+from trustml.experiments import build, federate, federation
+from trustml.federated import user_privacy
+
+
+def config(**changed):
+    """A small run on part of SNIPS."""
+    cfg = config_lib.default()
+    cfg.experiment = "federate"
+    cfg.data.name = "snips"
+    cfg.data.limit = 600
+    cfg.data.max_length = 12
+    cfg.data.vocabulary_size = 256
+    cfg.model.name = "bag"
+    cfg.model.width = 8
+    cfg.model.hidden = ()
+    cfg.privacy.enabled = False
+    cfg.optimizer.name = "sgd"
+    cfg.optimizer.learning_rate = 0.3
+    cfg.train.steps = 6
+    cfg.train.batch_size = 10
+    cfg.train.log_every = 2
+    cfg.train.eval_every = 3
+    cfg.train.checkpoint_every = 2
+    cfg.train.num_devices = 1
+    cfg.federated.clients = 20
+    cfg.federated.cohort = 5
+    cfg.federated.size_cv = 1.0
+    cfg.federated.lanes = 2
+    for name, value in changed.items():
+        section, _, field = name.partition("__")
+        setattr(getattr(cfg, section), field, value)
+    return config_lib.from_config_dict(cfg)
+
+
+def test_end_to_end(tmp_path):
+    page = federate.run(config(train__steps=30, federated__cohort=10), tmp_path)
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["test_accuracy"]["value"] > 2 * found["majority_baseline"]
+    assert found["clients"]["clients"] == 20
+    assert sum(row["clients"] for row in found["deciles"]) <= 20
+    text = page.read_text()
+    assert "What is optimised" in text and "not private" in text
+    assert federate.run(config(train__steps=30, federated__cohort=10), tmp_path) == page
+
+
+def weights(found):
+    return [np.asarray(x).tobytes() for x in jax.tree.leaves(found.params)]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"federated__algorithm": "scaffold", "federated__weighting": "uniform"},
+        {
+            "privacy__enabled": True,
+            "privacy__noise_multiplier": 0.8,
+            "privacy__noise_seed": 3,
+            "federated__weighting": "uniform",
+            "federated__selection": "capped_power",
+        },
+        {"federated__selection": "oort"},
+    ],
+    ids=["clients remember", "private", "selection listens"],
+)
+def test_a_killed_run_goes_on_to_the_bit(tmp_path, changed, monkeypatch):
+    run = config(**changed)
+    data = build.dataset(run)
+    task = build.task(run, data)
+    whole = federate.fit(run, data, task, tmp_path / "whole", quiet=True)
+
+    def killed(*args, **kwargs):
+        row = kept(*args, **kwargs)
+        if args[1] == 4:
+            raise KeyboardInterrupt
+        return row
+
+    saver = federate.checkpoint.Checkpointer
+    kept = saver.save
+    monkeypatch.setattr(saver, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        federate.fit(run, data, task, tmp_path / "cut", quiet=True)
+    monkeypatch.setattr(saver, "save", kept)
+    again = federate.fit(run, data, task, tmp_path / "cut", quiet=True)
+    assert weights(again) == weights(whole)
+    np.testing.assert_array_equal(again.taken, whole.taken)
+    assert again.rows == whole.rows
+
+
+def test_the_promise_is_that_of_the_selector(tmp_path):
+    run = config(
+        privacy__enabled=True,
+        privacy__noise_multiplier=1.0,
+        privacy__delta=1e-3,
+        federated__selection="capped_power",
+        federated__weighting="uniform",
+        train__steps=2,
+    )
+    data = build.dataset(run)
+    found = federate.fit(run, data, build.task(run, data), tmp_path, quiet=True)
+    selector = federation.selector(run, 20, seed=0)
+    state = selector.init(np.diff(found.store.offsets))
+    inclusion = selector.inclusion(state)
+    expected = user_privacy.account(selector.event(state, 1.0, 2), delta=1e-3)
+    assert found.privacy.epsilon_as_run == pytest.approx(expected.epsilon_as_run)
+    assert found.privacy.rate == pytest.approx(inclusion.max())
+    assert inclusion.max() <= 4 * 5 / 20 + 1e-9
+
+
+REFUSED = {
+    "cohort beyond the clients": (
+        {"federated__cohort": 21},
+        "federated.cohort=21 exceeds the 20 clients",
+    ),
+    "clients beyond the examples": (
+        {"federated__clients": 10**6},
+        "federated.clients=1000000 exceeds",
+    ),
+    "weights by data under privacy": (
+        {"privacy__enabled": True, "privacy__noise_multiplier": 1.0},
+        "federated.weighting='data' has no sensitivity",
+    ),
+    "robust and private": (
+        {
+            "privacy__enabled": True,
+            "privacy__noise_multiplier": 1.0,
+            "federated__weighting": "uniform",
+            "federated__robust": "median",
+        },
+        "federated.robust='median'",
+    ),
+    "selection by losses under privacy": (
+        {
+            "privacy__enabled": True,
+            "privacy__noise_multiplier": 1.0,
+            "federated__weighting": "uniform",
+            "federated__selection": "oort",
+        },
+        "oort",
+    ),
+    "scaffold with adam": (
+        {
+            "federated__algorithm": "scaffold",
+            "federated__weighting": "uniform",
+            "optimizer__name": "adam",
+        },
+        "optimizer.name='adam'",
+    ),
+    "exact without a group": ({"federated__exact": True}, "federated.group=0"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_before_any_round(tmp_path, name):
+    changed, said = REFUSED[name]
+    with pytest.raises(ValueError) as caught:
+        run = config(**changed)
+        data = build.dataset(run)
+        federate.fit(run, data, build.task(run, data), tmp_path, quiet=True)
+    assert said in str(caught.value)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_algorithms_of_uniform_means_refuse_weights_by_data():
+    with pytest.raises(ValueError, match=r"federated.weighting='data'.*'uniform'"):
+        config(federated__algorithm="scaffold")
