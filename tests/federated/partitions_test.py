@@ -192,6 +192,7 @@ def test_raising_the_small_takes_from_the_largest(n_min):
         found = quantity.raise_to(sizes, n_min)
         assert found.sum() == sizes.sum()
         assert sorted(found) == sorted(slow)
+        assert (found <= np.maximum(sizes, n_min)).all()  # nobody else gains
 
 
 def test_lognormal_sizes_have_their_cv():
