@@ -192,6 +192,7 @@ def test_raising_the_small_takes_from_the_largest(n_min):
         found = quantity.raise_to(sizes, n_min)
         assert found.sum() == sizes.sum()
         assert sorted(found) == sorted(slow)
+        assert (found <= np.maximum(sizes, n_min)).all()  # nobody else gains
 
 
 def test_lognormal_sizes_have_their_cv():
@@ -242,13 +243,18 @@ def test_clusters_are_found_again():
     assert sorted(counts.max(axis=1)) == [50] * 4
 
 
-def test_no_cluster_is_empty():
+def test_no_cluster_is_empty(monkeypatch):
     # Three of five points are one point: two centres must share it or move away.
     nearest = np.array([0, 0, 0, 0, 1])
     moved = clusters._no_empty(nearest, np.array([0.0, 5, 1, 9, 2]), 4)
     assert moved.tolist() == [0, 3, 0, 2, 1]
     points = np.array([[0.0], [0], [0], [0], [1], [9]])
     assert len(set(clusters.k_means(points, 3, seed=0).assignment)) == 3
+    far = np.array([[0.0], [1], [99], [100]])  # the last two attract nothing
+    with monkeypatch.context() as patch:
+        patch.setattr(clusters, "_first_centres", lambda *_: far)
+        found = clusters.k_means(points[[0, 4, 5, 4, 4, 0]] / 10, 4, seed=0)
+    assert set(found.assignment) == {0, 1, 2, 3}
     with pytest.raises(ValueError, match="3 embeddings that differ"):
         clusters.k_means(points, 4, seed=0)
     with pytest.raises(ValueError, match="finite numbers"):
@@ -256,7 +262,10 @@ def test_no_cluster_is_empty():
 
 
 def test_test_examples_follow_the_mix():
-    dealt = RULES["label_dirichlet"](7)
+    sizes = partitions.lognormal_sizes(3000, 40, 1.0, seed=2)
+    dealt = partitions.label_dirichlet(
+        LABELS, 40, 0.5, scale="per_class", sizes=sizes, seed=7
+    )
     test = np.random.default_rng(3).choice(6, 1500)  # 5 is new
     found = partitions.split_test(dealt, LABELS, test, seed=0)
     train = partitions.counts(dealt, LABELS)
