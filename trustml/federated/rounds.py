@@ -206,7 +206,16 @@ def make(
             ),
         )
     )
-    model_jit = settings.jit(algorithm.model)
+
+    def begin(server, key):
+        words = jax.random.key_data(key)  # folded in three times, never consumed
+        keys = [
+            jax.random.fold_in(jax.random.wrap_key_data(words), domain)
+            for domain in (_FIRST, _TRAIN, _SERVER)
+        ]
+        return algorithm.model(server), keys
+
+    begin_jit = settings.jit(begin)
 
     def init(params, root=None):
         server = algorithm.init(params)
@@ -220,7 +229,6 @@ def make(
         return State(server, agg_state, memory)
 
     def run(state, key, chosen, place):
-        key = jax.random.wrap_key_data(jax.random.key_data(key))  # not consumed
         server, agg_state, memory = state
         sizes = np.asarray(chosen.sizes)
         weights = np.asarray(chosen.weights, np.float64)
@@ -228,12 +236,10 @@ def make(
         arrived = np.ones(len(sizes), bool) if arrived is None else arrived
         used = np.where(arrived, weights, 0.0)
         scale = float(used.max(initial=0.0)) or 1.0
-        model = model_jit(server)
+        model, (first_key, train_key, server_key) = begin_jit(server, key)
         given = chosen.given
         if first is not None:
-            swept = _sweep(
-                first, model, key, _FIRST, chosen, used / scale, (), (), place
-            )
+            swept = _sweep(first, model, first_key, chosen, used / scale, (), (), place)
             met = swept.steps > 0
             total = (used / scale)[met].sum()
             server = prepare_jit(
@@ -245,13 +251,12 @@ def make(
                 swept.records,
             )
             given = sweep.of_clients(swept, swept.records)
-            model = model_jit(server)
+            model, _ = begin_jit(server, key)
         own = jax.tree.map(lambda x: x[chosen.numbers], memory)
         swept = _sweep(
             train,
             (model, agg_state),
-            key,
-            _TRAIN,
+            train_key,
             chosen,
             used / scale,
             given,
@@ -271,7 +276,7 @@ def make(
                 swept.records,
                 _at(swept, np.ones(len(sizes), bool), False),
                 np.float32(chosen.total),
-                jax.random.fold_in(key, _SERVER),
+                server_key,
             ),
         )
         if jax.tree.leaves(memory):
@@ -347,11 +352,11 @@ def _given(algorithm, model):
     return algorithm.first.finish(model, client, local, (), jax.random.key(0)).record
 
 
-def _sweep(made, model, key, domain, chosen, weights, given, memory, place):
+def _sweep(made, model, key, chosen, weights, given, memory, place):
     sizes = np.asarray(chosen.sizes)
     data, index = place(made.rows(sizes).rows)
     cohort = sweep.Cohort(chosen.numbers, sizes, weights, given, memory)
-    return made.run(model, jax.random.fold_in(key, domain), cohort, data, index)
+    return made.run(model, key, cohort, data, index)
 
 
 def _at(swept, values, empty):
