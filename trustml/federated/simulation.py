@@ -1,0 +1,134 @@
+"""A federation in a few lines: round after round, as an iterator.
+
+What `trustml.experiments.federate` does with configs, checkpoints and reports, for a
+notebook: selection, rows, rounds. Clients hold what they hold from the start.
+
+Example::
+
+    held = store.from_arrays({'x': x, 'label': y}, clients=who_wrote_each_row)
+    algorithm = averaging.fedavg(task.loss, optax.sgd(0.1), optax.sgd(1.0))
+    for number, state, info in simulation.run(
+        params, held, algorithm, selection.uniform(20, seed=0),
+        rounds=100, batch_size=10, jit=jax.jit,
+    ):
+        print(number, info.records().algorithm.loss.mean())
+    state.server.params
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from trustml import _validate, parallel, rng
+from trustml.federated import feed, selection, store, visits
+from trustml.federated import rounds as rounds_lib
+from trustml.federated import weighting as weighting_lib
+from trustml.federated.aggregation import chain, weighting
+from trustml.federated.algorithms import base
+
+
+def run(
+    params: Any,
+    held: store.ClientStore,
+    algorithm: base.FederatedAlgorithm,
+    selector: selection.Selector,
+    *,
+    rounds: int,
+    batch_size: int,
+    jit: Callable[..., Any],
+    weights: weighting_lib.Weighting | None = None,
+    aggregator: chain.Aggregator | None = None,
+    seed: int = 0,
+    noise: rng.Root | None = None,
+    lanes: int = 8,
+    epochs: int = 1,
+    max_examples: int | None = None,
+    **settings: Any,
+) -> Iterator[tuple[int, rounds_lib.State, rounds_lib.Info]]:
+    """Yields (number of the round, state after it, what it was like).
+
+    Args:
+      params: the model at the start.
+      held: who holds what; ragged columns need a `feed` of one's own.
+      algorithm: what clients and server do.
+      selector: who takes part.
+      rounds: how many.
+      batch_size: of a client.
+      jit: `jax.jit`.
+      weights: how much a client counts; by data, or uniform where the algorithm asks.
+      aggregator: what becomes of messages; their weighted mean where None. Its own
+        weighting has to be `weights`.
+      seed: of order and dropout.
+      noise: `rng.Root` of the aggregator's noise, where it adds any.
+      lanes: L.
+      epochs: passes of a client over its examples.
+      max_examples: of a client, in a round.
+      settings: others of `rounds.Settings`.
+
+    Raises:
+      ValueError: for whatever is out of bounds, before the first round.
+    """
+    total = _validate.integer_at_least("rounds", rounds, 1)
+    sizes = store.sizes(held)
+    selected = selector.init(sizes)
+    if weights is None:
+        weights = weighting_lib.mean() if algorithm.fair else weighting_lib.by_data()
+    if aggregator is None:
+        divide = weighting.realised() if weights.total is None else weighting.expected()
+        aggregator = chain.chain(weighting.of(weights), divide)
+    most = selector.cohort + 6 * np.sqrt(selector.cohort) + 20
+    capacity = 1 << int(np.ceil(np.log2(min(most, max(len(sizes), 1)))))
+    devices = settings.pop("devices", None) or parallel.devices()
+    made = rounds_lib.make(
+        algorithm,
+        aggregator,
+        population=len(sizes),
+        settings=rounds_lib.Settings(
+            jit=jit,
+            lanes=lanes,
+            batch_size=batch_size,
+            capacity=capacity,
+            epochs=epochs,
+            devices=devices,
+            **settings,
+        ),
+    )
+    public = rng.root(seed)
+    words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
+    source = feed.open(held, put=lambda tree: parallel.replicate(tree, devices))
+    state = made.init(params, noise)
+    place = functools.partial(_place, source, words, sizes, held.offsets, max_examples)
+    for number in range(total):
+        cohort, selected = selector.select(selected, number)
+        members = cohort.clients
+        count = sizes[members].astype(np.int64)
+        used = count if max_examples is None else np.minimum(count, max_examples)
+        chosen = rounds_lib.Chosen(
+            members, used, weights.of(members, count), weights.total or 1.0
+        )
+        key = rounds_lib.round_key(public, number)
+        state, info = made.run(
+            state, key, chosen, functools.partial(place, number, members)
+        )
+        if selector.name in ("power_of_choice", "oort"):
+            loss = np.asarray(info.records().algorithm.loss)
+            seconds = info.steps.astype(float)
+            selected = selector.observe(selected, number, members, loss, seconds)
+        yield number, state, info
+    source.close()
+
+
+def _place(source, words, sizes, offsets, limit, number, members, handed):
+    rows = visits.rows(
+        words,
+        number,
+        members,
+        sizes[members].astype(np.int64),
+        handed,
+        starts=offsets[members],
+        limit=limit,
+    )
+    return source.place(rows)
