@@ -66,7 +66,7 @@ def test_an_empty_cohort_gets_its_noise():
         )
     ]
     noise = np.concatenate(moved)
-    # 38 coordinates of variance 1: the sum of squares is within 4.5 standard deviations.
+    # 38 coordinates of variance 1: their mean square is within 4.5 deviations of 1.
     assert abs(np.square(noise).sum() / noise.size - 1) < 4.5 * np.sqrt(2 / noise.size)
 
 
