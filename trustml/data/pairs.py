@@ -95,4 +95,5 @@ def _tokens(index: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarra
     whole = first.any(axis=1) & last.any(axis=1)
     start = first.argmax(axis=1)
     end = index.shape[1] - 1 - last[:, ::-1].argmax(axis=1)
-    return tuple(np.where(whole, x, -1).astype(np.int32) for x in (start, end))
+    start, end = np.where(whole, start, -1), np.where(whole, end, -1)
+    return start.astype(np.int32), end.astype(np.int32)

@@ -24,6 +24,7 @@ Example::
     scores.baseline(data, 'test')[name].value
 """
 
+import collections
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -118,17 +119,25 @@ def measure(
     rows = _meanings(data, split)
     some = {name: column[rows] for name, column in columns.items()}
     written = _mapped(_written, task.predict, params, some, batch_size=128)
-    return _of_sentences(_sentences(data, written), data, split, rows, level)
+    return _of_sentences(
+        _sentences(data, split, rows, written), data, split, rows, level
+    )
 
 
 def per_example(
     task: task_lib.Task, params: Any, columns: Mapping[str, Any], kind: str
 ) -> np.ndarray:
     """The figure of single examples, float[N]; needs no text."""
-    columns = {name: np.asarray(column) for name, column in columns.items()}
+    columns = {name: _widened(column) for name, column in columns.items()}
     metric = task.metrics[PER_EXAMPLE[kind]]
     found = _mapped(_metric(metric), task.predict, params, columns)
     return np.asarray(found, float)
+
+
+def _widened(column: Any) -> np.ndarray:
+    """As models expect it: a store keeps integers in the smallest type there is."""
+    found = np.asarray(column)
+    return found.astype(np.int32) if found.dtype.kind in "iu" else found
 
 
 def baseline(data: datasets.Dataset, split: str, *, level: float = 0.95) -> Scores:
@@ -141,9 +150,9 @@ def baseline(data: datasets.Dataset, split: str, *, level: float = 0.95) -> Scor
         return _of_tags(_looked_up(data, columns), columns, data.slot_names, level)
     texts = data.texts[split]
     if data.kind == "span":
-        return _of_answers([_sentence(text) for text in texts], data, split, level)
+        return _of_answers([_sentence(str(text)) for text in texts], data, split, level)
     rows = _meanings(data, split)
-    copies = [" ".join(corpora.attributes(texts[n]).values()) for n in rows]
+    copies = [" ".join(corpora.attributes(str(texts[n])).values()) for n in rows]
     return _of_sentences(copies, data, split, rows, level)
 
 
@@ -228,7 +237,7 @@ def _looked_up(data: datasets.Dataset, columns) -> np.ndarray:
 
 
 def _answers(data: datasets.Dataset, split: str, first, last) -> list[str]:
-    texts, tokenizer = data.texts[split], data.tokenizer
+    texts, tokenizer = [str(text) for text in data.texts[split]], data.tokenizer
     if tokenizer is None:
         raise ValueError(f"data.name={data.name!r} has no tokenizer to read texts by.")
     most = getattr(data, split)["tokens"].shape[1]
@@ -260,23 +269,27 @@ def _meanings(data: datasets.Dataset, split: str) -> np.ndarray:
     return np.array(list(first.values()))
 
 
-def _sentences(data: datasets.Dataset, written: np.ndarray) -> list[str]:
-    """Words of tokens: the first of train, in order of spelling, that has the id."""
+def _sentences(data: datasets.Dataset, split: str, rows, written) -> list[str]:
+    """What tokens say: a word that was given, else the most frequent one of train."""
     if data.tokenizer is None:
         raise ValueError(f"data.name={data.name!r} has no tokenizer to read texts by.")
-    words = {
-        tokenizers.normalize(word)
-        for texts in (data.second["train"], data.texts["train"])
-        for text in texts
-        for word in tokenizers.split_words(str(text))
-    }
-    ordered = sorted(words, reverse=True)
-    ids = data.tokenizer.encode_many([[word] for word in ordered], 1).tokens[:, 0]
-    spelled = dict(zip(ids.tolist(), ordered, strict=True))
-    return [
-        " ".join(spelled.get(int(token), "") for token in row if token != seq2seq.END)
-        for row in written
-    ]
+    counts: collections.Counter = collections.Counter()
+    for text in data.second["train"]:
+        counts.update(map(tokenizers.normalize, tokenizers.split_words(text)))
+    common = _spelled(data.tokenizer, [word for word, _ in counts.most_common()])
+    out = []
+    for n, row in zip(rows, written, strict=True):
+        given = tokenizers.split_words(str(data.texts[split][n]))
+        spelled = common | _spelled(data.tokenizer, given)
+        said = (spelled.get(int(x), "") for x in row if x != seq2seq.END)
+        out.append(" ".join(said))
+    return out
+
+
+def _spelled(tokenizer: tokenizers.Tokenizer, words: Sequence[str]) -> dict[int, str]:
+    """Id -> the first word that has it; unknown words have none."""
+    ids = tokenizer.encode_many([[word] for word in words], 1).tokens[:, 0]
+    return dict(zip(ids.tolist()[::-1], words[::-1], strict=True))
 
 
 def _of_sentences(said, data, split: str, rows, level: float) -> Scores:

@@ -85,7 +85,8 @@ class Network(nn.Module):
         )
         likeness_TU = jnp.where(mask_U[None, :], likeness_TU, _NEVER)
         aligned_TD = jax.nn.softmax(likeness_TU, axis=1) @ asked_UD
-        same_TU = (tokens_T[:, None] == tokens_U[None, :]) & mask_U[None, :]
+        here, there = (x.astype(jnp.int32) for x in (tokens_T, tokens_U))
+        same_TU = (here[:, None] == there[None, :]) & mask_U[None, :]
         same_T = jnp.any(same_TU, axis=1).astype(text_TD.dtype)
         inputs = jnp.concatenate([text_TD, aligned_TD, same_T[:, None]], axis=1)
         states_T, _ = self.read(inputs, mask_T)
@@ -149,9 +150,9 @@ def task(
 
 def loss(prediction: Span, example: task_lib.Example) -> jax.Array:
     """-log p(start) - log p(end), float32[]; 0 where the answer was cut off."""
-    there = example["start"] >= 0
-    start = jnp.where(there, example["start"], 0)
-    end = jnp.where(there, example["end"], 0)
+    start, end = _answer(example)
+    there = start >= 0
+    start, end = jnp.where(there, start, 0), jnp.where(there, end, 0)
     said = jnp.take(prediction.start, start) + jnp.take(prediction.end, end)
     return jnp.where(there, -said, 0.0)
 
@@ -169,5 +170,9 @@ def best(prediction: Span, longest: int = LONGEST) -> tuple[jax.Array, jax.Array
 def exact(prediction: Span, example: task_lib.Example) -> jax.Array:
     """1 where both ends of the most probable span are right, else 0; float32[]."""
     start, end = best(prediction)
-    right = (start == example["start"]) & (end == example["end"])
+    right = (start == _answer(example)[0]) & (end == _answer(example)[1])
     return right.astype(jnp.float32)
+
+
+def _answer(example):
+    return tuple(jnp.asarray(example[name], jnp.int32) for name in ("start", "end"))

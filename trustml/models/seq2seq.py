@@ -1,9 +1,13 @@
-"""An encoder and a decoder with attention: one text in, another one out.
+"""An encoder and a decoder that may copy: one text in, another one out.
 
     h_T = BiGRU(E tokens)
     s_u = GRU(s_{u-1}, E y_{u-1}),    s_0 = tanh(W final states of the encoder)
-    a_u = sum_t softmax_t(s_u W_a h_t) h_t                      (Luong et al. 2015)
-    log p(y_u | y_<u) = log softmax(W_o tanh(W_c [s_u, a_u]))
+    w_ut = softmax_t(s_u W_a h_t),   m_u = tanh(W_c [s_u, sum_t w_ut h_t])
+    p(y_u | y_<u) = g_u softmax(W_o m_u)[y_u] + (1 - g_u) sum_t w_ut 1[x_t = y_u]
+
+with g_u = sigmoid(v . m_u): the next word is one of the vocabulary or one of those that
+were given (Luong et al. 2015 for the attention, See et al. 2017 for the copies), such as
+a name that no text of training had.
 
 y_0 is the padding id 0, which also ends a text: the model learns to say it after the
 last token. In training the right words go before (teacher forcing), and `predict` gives
@@ -23,7 +27,7 @@ Example::
     log_probs = model.predict(params, example)                # [U, V]
     written = seq2seq.greedy(model.predict)(params, example)    # int32[U]
 
-References: https://arxiv.org/abs/1409.0473, https://arxiv.org/abs/1508.04025
+References: https://arxiv.org/abs/1508.04025, https://arxiv.org/abs/1704.04368
 """
 
 from collections.abc import Callable
@@ -39,6 +43,7 @@ from trustml.models import gru, layers
 
 END = 0  # the token that begins a text and ends it
 _NEVER = -1e9
+_TINY = 1e-20  # keeps the logarithm of no copy finite
 
 
 class Decoder(nn.Module):
@@ -76,6 +81,7 @@ class Network(nn.Module):
         self.attention = nn.Dense(2 * self.hidden, use_bias=False)
         self.mix = nn.Dense(self.width)
         self.output = nn.Dense(self.vocab_size)
+        self.gate = nn.Dense(1)
         self.drop = nn.Dropout(self.dropout, deterministic=not self.train)
 
     def embed(self, example):
@@ -84,7 +90,7 @@ class Network(nn.Module):
 
     def head(self, embeddings, example):
         """Log-probabilities of every token written given those before, [U, V]."""
-        _, mask_T = layers.tokens_and_mask(example)
+        tokens_T, mask_T = layers.tokens_and_mask(example)
         states_T, final = self.encoder(self.drop(embeddings), mask_T)
         target = jnp.asarray(example["target"], jnp.int32)
         before = jnp.concatenate([jnp.full(1, END, jnp.int32), target[:-1]])
@@ -92,9 +98,17 @@ class Network(nn.Module):
         states_U = self.decoder(self.drop(self.table(before)), begin)
         scores_UT = self.attention(states_U) @ states_T.T
         scores_UT = jnp.where(mask_T[None, :], scores_UT, _NEVER)
-        heard_U = jax.nn.softmax(scores_UT, axis=1) @ states_T
+        weights_UT = jax.nn.softmax(scores_UT, axis=1)
+        heard_U = weights_UT @ states_T
         mixed = jnp.tanh(self.mix(jnp.concatenate([states_U, heard_U], axis=1)))
-        return jax.nn.log_softmax(self.output(self.drop(mixed)))
+        mixed = self.drop(mixed)
+        words_UV = jax.nn.log_softmax(self.output(mixed))
+        copies_UV = jnp.zeros_like(words_UV).at[:, tokens_T].add(weights_UT)
+        gate_U = self.gate(mixed)
+        return jnp.logaddexp(
+            jax.nn.log_sigmoid(gate_U) + words_UV,
+            jax.nn.log_sigmoid(-gate_U) + jnp.log(copies_UV + _TINY),
+        )
 
     def __call__(self, example):
         """Log-probabilities of every token written given those before, [U, V]."""
