@@ -77,6 +77,14 @@ def _experiment(name: str) -> Callable[[specs.RunConfig, pathlib.Path], Any]:
         from trustml.experiments import federate
 
         return federate.run
+    if name == "centralised":
+        from trustml.experiments import centralised
+
+        return centralised.run
+    if name == "tune":
+        from trustml.experiments import tune
+
+        return tune.run
     raise ValueError(f"experiment={name!r} has no entry in launch/run.py.")
 
 

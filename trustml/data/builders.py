@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from trustml import _validate
-from trustml.data import adult, dataset, sources, tables
+from trustml.data import adult, corpora, dataset, sources, tables
 
 with warnings.catch_warnings():
     # Its dependencies warn of their own affairs on import.
@@ -51,7 +51,8 @@ class TrustmlData(tfds.core.GeneratorBasedBuilder):
     """Builder of the sets in `sources.BY_NAME`; the configuration's name picks one.
 
     Features: `label` ClassLabel and `text` Text, `slots` Text (tags joined by blanks),
-    `image` uint8[H, W, C], `features` float32[D], and a ClassLabel for every group.
+    `image` uint8[H, W, C], `features` float32[D], and a ClassLabel for every group;
+    of `trustml.data.corpora` also `second`, `references`, `user` Text, `span` int32[2].
 
     Args:
       folder: where the source files are.
@@ -184,7 +185,7 @@ def prepare(name: str, data_dir="") -> pathlib.Path:
 def digest(source: sources.Source, folder: pathlib.Path) -> str:
     """Hexadecimal digest of the source files and of all that turns them to records."""
     found = hashlib.sha256(f"{source.name}\0{tfds.__version__}".encode())
-    for module in (sources, adult, tables, dataset):
+    for module in (sources, corpora, adult, tables, dataset):
         found.update(inspect.getsource(module).encode())
     found.update(inspect.getsource(TrustmlData).encode())
     for name in source.files:

@@ -3,7 +3,8 @@
 A column holds one value an example. Text gives `tokens` int32[N, T], `length` int32[N],
 `label` int32[N] and, for tagging, `slots` int32[N, T]; images `image` float32[N, H, W,
 C] in [0, 1] and `label`; tables `features` float32[N, D] and `label`. Row n of all
-columns of a split is one `Example` of `trustml.task`.
+columns of a split is one `Example` of `trustml.task`. Examples of two texts have the
+columns of `trustml.data.pairs`.
 
 Slots: the slot of padding is 0, which is also the tag `O` wherever there is one; mask
 by `length`. Where a tokenizer cuts a word into pieces, the first piece carries the tag
@@ -29,9 +30,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trustml import _validate
-from trustml.data import tokenizers
+from trustml.data import pairs, tokenizers
 
 SPLITS = ("train", "valid", "test")
+KINDS = ("classification", "tagging", "span", "seq2seq")  # the first: slots too
 VOCABULARIES = ("hashed", "train", "pretrained")
 
 
@@ -46,6 +48,9 @@ class Split(NamedTuple):
       features: float32[N, D].
       groups: name -> int32[N].
       users: whose each example is, where that is known.
+      second: questions or targets.
+      spans: int32[N, 2], first character and last + 1 of an answer in the text.
+      references: all right answers or sentences of each example.
     """
 
     labels: Sequence[str] | np.ndarray
@@ -55,6 +60,9 @@ class Split(NamedTuple):
     features: np.ndarray | None = None
     groups: Mapping[str, np.ndarray] = {}
     users: Sequence[str] | None = None
+    second: Sequence[str] | None = None
+    spans: np.ndarray | None = None
+    references: Sequence[tuple[str, ...]] | None = None
 
 
 class Dataset(NamedTuple):
@@ -78,6 +86,10 @@ class Dataset(NamedTuple):
       group_names: group name -> name of value 0, 1, ...
       digest: hexadecimal; changes with the data, the tokenizer and every option.
       user_ids: whose each row of `train` is, text[N]; None where that is not known.
+      kind: one of `KINDS`: what is learnt from an example. Where it is not
+        'classification', `label` is a property to sort examples by, and no target.
+      second: split -> the questions or targets as they were read.
+      references: split -> all right answers or sentences of each example.
     """
 
     train: dict[str, np.ndarray]
@@ -96,6 +108,9 @@ class Dataset(NamedTuple):
     group_names: dict[str, tuple[str, ...]]
     digest: str
     user_ids: np.ndarray | None = None
+    kind: str = "classification"
+    second: dict[str, list[str]] = {}
+    references: dict[str, list[tuple[str, ...]]] = {}
 
 
 def hash_fraction(content: bytes, seed: int = 0) -> float:
@@ -154,6 +169,9 @@ def take(split: Split, rows: np.ndarray) -> Split:
         features=pick(split.features),
         groups={name: column[rows] for name, column in split.groups.items()},
         users=pick(split.users),
+        second=pick(split.second),
+        spans=pick(split.spans),
+        references=pick(split.references),
     )
 
 
@@ -170,6 +188,8 @@ def assemble(
     licence: str,
     feature_names: Sequence[str] = (),
     group_names: Mapping[str, tuple[str, ...]] | None = None,
+    kind: str = "classification",
+    second_length: int = 32,
 ) -> Dataset:
     """Makes a `Dataset` of examples that were read.
 
@@ -186,6 +206,8 @@ def assemble(
       licence: in words.
       feature_names: of a table.
       group_names: of `Split.groups`.
+      kind: see `Dataset`.
+      second_length: U; longer second texts lose their end.
     """
     group_names = dict(group_names or {})
     columns = {part: {} for part in SPLITS}
@@ -194,12 +216,17 @@ def assemble(
     for part in SPLITS:
         split = splits[part]
         if split.texts is not None and tokenizer is not None:
-            encoded = tokenizer.encode_many(split.texts, max_length)
-            columns[part]["tokens"] = encoded.tokens
-            columns[part]["length"] = encoded.length
-            if slot_names:
-                tags = _encode_slots(split.slots, encoded, slot_names)
-                columns[part]["slots"] = tags
+            if split.second is not None:
+                columns[part] |= pairs.columns(
+                    kind, split, tokenizer, max_length, second_length
+                )
+            else:
+                encoded = tokenizer.encode_many(split.texts, max_length)
+                columns[part]["tokens"] = encoded.tokens
+                columns[part]["length"] = encoded.length
+                if slot_names:
+                    tags = _encode_slots(split.slots, encoded, slot_names)
+                    columns[part]["slots"] = tags
             words = [
                 len(tokenizers.split_words(t) if isinstance(t, str) else t)
                 for t in split.texts
@@ -214,6 +241,8 @@ def assemble(
         columns[part]["label"] = _encode_labels(split.labels, label_names)
     users = splits["train"].users
     parts = [*digest_of, tokenizer.digest if tokenizer else "", str(max_length)]
+    if splits["train"].second is not None:
+        parts.append(str(second_length))
     joined = "\0".join(parts).encode()
     return Dataset(
         **columns,
@@ -230,7 +259,14 @@ def assemble(
         group_names=group_names,
         digest=hashlib.blake2b(joined, digest_size=16).hexdigest(),
         user_ids=None if users is None else np.array(users, np.str_),
+        kind=kind,
+        second=_present({part: splits[part].second for part in SPLITS}),
+        references=_present({part: splits[part].references for part in SPLITS}),
     )
+
+
+def _present(columns: Mapping[str, Sequence[Any] | None]) -> dict[str, list[Any]]:
+    return {part: list(held) for part, held in columns.items() if held is not None}
 
 
 def sort_labels(labels) -> tuple[str, ...]:

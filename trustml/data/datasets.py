@@ -17,6 +17,11 @@ are found under `$TRUSTML_DATA` (layout: `trustml.data.sources`). Nothing is dow
 | mnist | 53,907 / 6,093 / 3,000 | 10 | | grey images 28 x 28 |
 | adult | 29,315 / 3,246 / 16,281 | 2 | | census rows: 91 features, 3 groups |
 | location30 | 4,034 / 479 / 497 | 30 | | check-ins of people: 446 features of 0 and 1 |
+| newsgroups20 | 10,194 / 1,120 / 7,532 | 20 | | posts, by author |
+| wnut17 | 3,394 / 1,009 / 1,287 | | 13 | posts with entities |
+| ud_ewt | 12,544 / 2,001 / 2,077 | | 17 | sentences with parts of speech, by document |
+| squad | 7,788 / 795 / 1,987 | | | questions to paragraphs, by article |
+| e2e_nlg | 4,249 / 423 / 4,693 | | | meanings and sentences of restaurants |
 
 Preparing a set takes some seconds once; see `trustml.data.builders` for the cache.
 
@@ -25,6 +30,8 @@ Example::
     data = datasets.load('adult')
     data.train['features'].shape, data.group_names['race'], data.groups['test']['race']
 """
+
+import json
 
 import numpy as np
 
@@ -39,6 +46,7 @@ def load(
     name: str,
     *,
     max_length: int = 32,
+    second_length: int = 32,
     vocabulary: str = "hashed",
     vocabulary_size: int = 8192,
     pretrained_dir="",
@@ -52,6 +60,7 @@ def load(
     Args:
       name: one of `NAMES`.
       max_length: T, tokens of a text; the end of longer ones is dropped.
+      second_length: U, tokens of a question or a target, likewise.
       vocabulary: 'hashed' (public), 'train' (words of the training text; not private)
         or 'pretrained' (of a checkpoint); see `trustml.data.tokenizers`.
       vocabulary_size: ids in all, for 'hashed' and 'train'.
@@ -72,6 +81,7 @@ def load(
     limit = _validate.integer_at_least("data.limit", limit or 0, 0, "0 keeps all")
     seed = _validate.integer_at_least("seed", seed, 0)
     _validate.integer_at_least("data.max_length", max_length, 1, "try 32")
+    _validate.integer_at_least("data.second_length", second_length, 1, "try 32")
     _validate.one_of("data.vocabulary", vocabulary, dataset.VOCABULARIES)
     from trustml.data import builders  # TFDS takes half a second to import
 
@@ -85,6 +95,7 @@ def load(
     }
     texts = splits["train"].texts
     if texts is not None and tokenizer is None:
+        texts = [*texts, *(splits["train"].second or ())]
         tokenizer = dataset.choose_tokenizer(
             vocabulary, vocabulary_size, pretrained_dir, texts
         )
@@ -100,13 +111,15 @@ def load(
         licence=source.licence,
         feature_names=adult.FEATURE_NAMES if name == "adult" else (),
         group_names=adult.GROUP_NAMES if name == "adult" else {},
+        kind=source.kind,
+        second_length=second_length,
     )
 
 
 def _split(source: sources.Source, columns) -> dataset.Split:
     """Columns of TFDS as a `Split`."""
     texts, slots = columns.get("text"), columns.get("slots")
-    image = columns.get("image")
+    image, found = columns.get("image"), columns.get("references")
     if source.words:
         texts = [text.split(" ") for text in texts]
     return dataset.Split(
@@ -116,4 +129,8 @@ def _split(source: sources.Source, columns) -> dataset.Split:
         image=None if image is None else image / np.float32(source.image_scale),
         features=columns.get("features"),
         groups={n: columns[n] for n in adult.GROUP_NAMES if n in columns},
+        users=columns.get("user"),
+        second=columns.get("second"),
+        spans=columns.get("span"),
+        references=None if found is None else [tuple(json.loads(x)) for x in found],
     )

@@ -15,6 +15,13 @@ of TFDS, arrays or models. Files lie under `$TRUSTML_DATA/<folder>/`:
 | mnist | `mnist.npz`: x_train, y_train, x_test, y_test | valid |
 | adult | train, test `.csv.gz`, with a header line | valid |
 | location30 | `location30.npz`: x uint8[5010, 446], y uint8[5010] | valid, test |
+| newsgroups20 | train, test `.jsonl.gz`: author, subject, text, label | valid |
+| wnut17 | train, dev, test `.jsonl.gz`: tokens, ner | |
+| ud_ewt | train, dev, test `.jsonl.gz`: tokens, upos, doc, genre | |
+| squad | `v11_{contexts,train,test}.jsonl.gz` | valid |
+| e2e_nlg | dev, test `.tsv.gz`: mr, ref | valid |
+
+The last five are read by `trustml.data.corpora`, whose examples may hold a second text.
 
 A split made here holds a tenth of train, chosen by a hash of each example's content
 (see `trustml.data.dataset`). Label and slot names of these published sets are taken
@@ -36,9 +43,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trustml.data import adult, dataset, tables
+from trustml.data import adult, corpora, dataset, tables
 
-Row = Mapping[str, Any]  # label: str; text, slots: str; image, features: array; groups
+Row = Mapping[str, Any]  # label, text, slots, ...: str; image, ...: array; groups
 _ADULT_COLUMNS = (*adult.NUMBERS, *adult.CATEGORIES, "income")
 HOLD_OUT = 0.1  # the share of train that becomes a split which a set lacks
 
@@ -60,6 +67,7 @@ class Source(NamedTuple):
         for SST-2, whose train split holds phrases, of its test sentences.
       image_scale: brightest value of an image.
       make: splits that `read` does not give, carved from train.
+      kind: one of `dataset.KINDS`: what is learnt from an example.
     """
 
     name: str
@@ -74,6 +82,7 @@ class Source(NamedTuple):
     length_edges: tuple[int, ...] = (5, 10, 20)
     image_scale: int = 255
     make: tuple[str, ...] = ()
+    kind: str = "classification"
 
 
 def rows(source: Source, folder: pathlib.Path) -> dict[str, list[Any]]:
@@ -95,21 +104,10 @@ def _content(row: Row) -> bytes:
     ).tobytes()
 
 
-def _read_table(folder: pathlib.Path, name: str, columns) -> tables.Table:
-    table = tables.read(folder / name, name)
-    for n, row in enumerate(table.rows):
-        missing = [column for column in columns if column not in row]
-        if missing:
-            raise table.error(
-                n, f"lacks the column {missing[0]!r}; use the published file."
-            )
-    return table
-
-
 def _read_tagged(folder: pathlib.Path, files: Mapping[str, str]):
     out = {}
     for split, name in files.items():
-        table = _read_table(folder, name, ("tokens", "slots", "intent"))
+        table = tables.read_columns(folder / name, name, ("tokens", "slots", "intent"))
         out[split] = [
             {
                 "text": " ".join(row["tokens"]),
@@ -135,7 +133,7 @@ def _sentences(files: Mapping[str, str], label: str, names: tuple[str, ...] = ()
     def read(folder: pathlib.Path):
         out = {}
         for split, file in files.items():
-            table = _read_table(folder, file, ("text", label))
+            table = tables.read_columns(folder / file, file, ("text", label))
             out[split] = [
                 {"text": row["text"], "label": name_of(row[label])}
                 for row in table.rows
@@ -178,7 +176,7 @@ def _read_adult(folder: pathlib.Path):
     out = {}
     for split in ("train", "test"):
         name = f"{split}.csv.gz"
-        table = _read_table(folder, name, _ADULT_COLUMNS)
+        table = tables.read_columns(folder / name, name, _ADULT_COLUMNS)
         out[split] = []
         for n, row in enumerate(table.rows):
             try:
@@ -352,6 +350,74 @@ def _make_sources():
         "Shokri et al. 2017, arXiv:1610.05820",
         label_names=tuple(str(label) for label in range(30)),
         make=("valid", "test"),
+    )
+    yield from _make_corpora()
+
+
+def _make_corpora():
+    parts = ("train", "dev", "test")
+    yield Source(
+        "newsgroups20",
+        "newsgroups20",
+        ("train.jsonl.gz", "test.jsonl.gz"),
+        corpora.newsgroups20,
+        "qwone.com/~jason/20Newsgroups (20news-bydate)",
+        "none stated; research use",
+        "Lang 1995, ICML; split by date of J. Rennie",
+        length_edges=(143, 249, 413),
+        make=("valid",),
+    )
+    yield Source(
+        "wnut17",
+        "wnut17",
+        tuple(f"{part}.jsonl.gz" for part in parts),
+        corpora.wnut17,
+        "github.com/leondz/emerging_entities_17",
+        "CC BY 4.0",
+        "Derczynski et al. 2017, https://aclanthology.org/W17-4418/",
+        label_names=corpora.ENTITIES,
+        words=True,
+        length_edges=(13, 18, 24),
+        kind="tagging",
+    )
+    yield Source(
+        "ud_ewt",
+        "ud_ewt",
+        tuple(f"{part}.jsonl.gz" for part in parts),
+        corpora.ud_ewt,
+        "github.com/UniversalDependencies/UD_English-EWT",
+        "CC BY-SA 4.0",
+        "Silveira et al. 2014, LREC",
+        label_names=corpora.GENRES,
+        words=True,
+        length_edges=(7, 14, 22),
+        kind="tagging",
+    )
+    yield Source(
+        "squad",
+        "squad",
+        tuple(f"v11_{part}.jsonl.gz" for part in ("contexts", "train", "test")),
+        corpora.squad,
+        "github.com/rajpurkar/SQuAD-explorer (dev set of v1.1, 38 articles and 10)",
+        "CC BY-SA 4.0",
+        "Rajpurkar et al. 2016, arXiv:1606.05250",
+        label_names=corpora.ASKING,
+        length_edges=(104, 129, 167),
+        make=("valid",),
+        kind="span",
+    )
+    yield Source(
+        "e2e_nlg",
+        "e2e_nlg",
+        ("dev.tsv.gz", "test.tsv.gz"),
+        corpora.e2e_nlg,
+        "github.com/tuetschek/e2e-dataset (dev and test; the train file is not used)",
+        "CC BY-SA 4.0",
+        "Novikova et al. 2017, arXiv:1706.09254",
+        label_names=corpora.PRICES,
+        length_edges=(30, 35, 40),
+        make=("valid",),
+        kind="seq2seq",
     )
 
 

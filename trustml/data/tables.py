@@ -91,6 +91,23 @@ def read(path, field: str = "data.path") -> Table:
     return Table(where, columns, rows, lines, content)
 
 
+def read_columns(path, field: str, columns: Sequence[str]) -> Table:
+    """As `read`, of a published file whose every row has these columns.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if the file is malformed or a row lacks a column; names the line.
+    """
+    table = read(path, field)
+    for n, row in enumerate(table.rows):
+        missing = [column for column in columns if column not in row]
+        if missing:
+            raise table.error(
+                n, f"lacks the column {missing[0]!r}; use the published file."
+            )
+    return table
+
+
 def require(table: Table, field: str, column: str) -> None:
     """Raises if the table has no such column; the error names the nearest one."""
     if column in table.columns:

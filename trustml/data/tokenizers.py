@@ -91,6 +91,11 @@ def split_words(text: str) -> list[str]:
     return _WORD.findall(text)
 
 
+def word_places(text: str) -> list[tuple[int, int]]:
+    """Where the words of `split_words` stand: (first character, last + 1) of each."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
 def _words(text: Text) -> Sequence[str]:
     return split_words(text) if isinstance(text, str) else text
 

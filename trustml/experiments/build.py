@@ -25,7 +25,19 @@ import rich.progress
 from trustml import _validate, parallel, rng, specs
 from trustml.data import augment, batches, datasets, files, spelling, tokenizers
 from trustml.experiments import units
-from trustml.models import adapters, bag, bert, bilstm, cnn, gru, hf, mlp, transformer
+from trustml.models import (
+    adapters,
+    bag,
+    bert,
+    bilstm,
+    cnn,
+    gru,
+    hf,
+    mlp,
+    reader,
+    seq2seq,
+    transformer,
+)
 from trustml.privacy import (
     accounting,
     adam,
@@ -42,6 +54,7 @@ from trustml.privacy import trainable as trainable_lib
 from trustml.task import Task
 
 _ENCODED = 64  # texts encoded at once
+_OF_PAIRS = {"reader": "span", "seq2seq": "seq2seq"}  # model -> kind of data
 
 
 def dataset(config: specs.RunConfig) -> datasets.Dataset:
@@ -63,7 +76,8 @@ def dataset(config: specs.RunConfig) -> datasets.Dataset:
         "seed": config.seed,
     }
     if spec.name != "file":
-        return _whole(datasets.load(spec.name, **text), f"data.name={spec.name!r}")
+        made = datasets.load(spec.name, second_length=spec.second_length, **text)
+        return _whole(made, f"data.name={spec.name!r}")
     made = files.load(
         spec.path,
         valid_path=spec.valid_path,
@@ -154,6 +168,18 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
             f"model.name={spec.name!r} needs data with '{needs}', and "
             f"data.name={data.name!r} has {sorted(shape)}; choose another model."
         )
+    fits = {"tagging": ("gru",), "span": ("reader",), "seq2seq": ("seq2seq",)}
+    known = fits.get(data.kind)
+    if known and spec.name not in known or not known and spec.name in _OF_PAIRS:
+        raise ValueError(
+            f"model.name={spec.name!r} does not do what data.name={data.name!r} asks "
+            f"({data.kind}); choose {' or '.join(known or ('bag',))}."
+        )
+    if data.kind in _OF_PAIRS.values():
+        make = {"reader": reader.task, "seq2seq": seq2seq.task}[spec.name]
+        return make(
+            data.vocab_size, width=spec.width, hidden=spec.width, dropout=spec.dropout
+        )
     if spec.name == "mlp":
         return mlp.task(
             shape["features"][0], classes, hidden=spec.hidden, dropout=spec.dropout
@@ -184,7 +210,7 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
     if spec.name == "gru":
         return gru.task(
             data.vocab_size,
-            classes,
+            0 if data.kind == "tagging" else classes,
             len(data.slot_names),
             width=spec.width,
             hidden=spec.width,

@@ -28,10 +28,10 @@ from trustml.data import datasets
 from trustml.experiments import (
     build,
     describe,
-    evaluate,
     federate_page,
     federation,
     finished,
+    scores,
 )
 from trustml.federated import (
     feed,
@@ -44,6 +44,7 @@ from trustml.federated import (
     visits,
 )
 from trustml.federated import store as stores
+from trustml.privacy import trainable
 
 LANES = 8  # where the config does not say
 
@@ -61,6 +62,7 @@ class Trained(NamedTuple):
       rows: of metrics.jsonl.
       taken: int64[K], rounds that each client took part in.
       utilization: mean useful share of the executed steps of lanes.
+      sent: numbers that a client sends in a round, before compression.
     """
 
     params: Any
@@ -72,6 +74,7 @@ class Trained(NamedTuple):
     rows: list[dict[str, Any]]
     taken: np.ndarray
     utilization: float
+    sent: int = 0
 
 
 def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
@@ -87,11 +90,8 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     trained = fit(config, data, task, workdir)
     title = f"{config.model.name} on {data.name}, federated"
     frame = describe.frame(title, config, data, task, trained.params)
-    path, accuracy = federate_page.write(workdir, frame, config, data, task, trained)
-    print(
-        f"test accuracy {accuracy.value:.1%} [{accuracy.lo:.1%}, {accuracy.hi:.1%}]; "
-        f"report: {path}"
-    )
+    path, found = federate_page.write(workdir, frame, config, data, task, trained)
+    print(f"test {federate_page.figure(found)}; report: {path}")
     return path
 
 
@@ -124,7 +124,9 @@ def fit(
     rule = federation.weighting(config, chosen_by, selected)
     z, promise = _promise(config, chosen_by, calendar, clients)
     # What clients and server do.
-    loss = build.loss(config, data, task)
+    whole = task.init(rng.step_key(rng.stream(public, "init"), 0))
+    params, frozen = trainable.partition(whole, build.trainable(config))
+    loss = _thawed(build.loss(config, data, task), frozen)
     # Columns are kept in the narrowest types that hold them.
     algorithm = federation.algorithm(
         config, lambda params, row, key: loss(params, feed.widen(row), key), clients
@@ -136,7 +138,6 @@ def fit(
         settings=_settings(config, clients, devices),
     )
     source = feed.open(held, put=lambda tree: parallel.replicate(tree, devices))
-    params = task.init(rng.step_key(rng.stream(public, "init"), 0))
     state = made.init(params, rng.stream(root, "noise"))
     taken = np.zeros(clients, np.int64)
     words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
@@ -212,10 +213,9 @@ def fit(
                 if promise is not None and z is not None:
                     row["epsilon"] = promise(done).epsilon_as_run
                 if _due(config.train.eval_every, done, total):
-                    guessed = evaluate.predictions(
-                        task, state.server.params, data.valid
-                    )
-                    row["nonprivate/valid_accuracy"] = float(guessed.correct.mean())
+                    now_params = trainable.combine(state.server.params, frozen)
+                    right = scores.per_example(task, now_params, data.valid, data.kind)
+                    row["nonprivate/valid_accuracy"] = float(right.mean())
                 out.write(done, row)
             if _due(config.train.checkpoint_every, done, total):
                 kept = {
@@ -230,7 +230,7 @@ def fit(
         selected, timeline.sizes(calendar, calendar.periods - 1)
     )
     return Trained(
-        params=state.server.params,
+        params=trainable.combine(state.server.params, frozen),
         store=held,
         dealt=dealt,
         sentence=objective.effective(chosen_by, selected, rule).sentence,
@@ -239,7 +239,19 @@ def fit(
         rows=writer_lib.read(workdir / "metrics.jsonl"),
         taken=taken,
         utilization=float(np.mean(used)) if used else 1.0,
+        sent=sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)),
     )
+
+
+def _thawed(loss, frozen):
+    """`loss` of the trained leaves alone; nobody changes or sends the others."""
+    if not jax.tree.leaves(frozen):
+        return loss
+
+    def of_trained(params, example, key):
+        return loss(trainable.combine(params, frozen), example, key)
+
+    return of_trained
 
 
 class _Now(NamedTuple):

@@ -8,12 +8,13 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from trustml import intervals, specs
 from trustml import task as task_lib
 from trustml.data import datasets
-from trustml.experiments import evaluate
+from trustml.experiments import federation, scores
 from trustml.federated import partitions, user_privacy
 from trustml.federated import store as stores
 from trustml.report import drawing, fmt, partition, study, tables, words
@@ -38,7 +39,7 @@ def write(
     data: datasets.Dataset,
     task: task_lib.Task,
     trained: Any,
-) -> tuple[pathlib.Path, intervals.Interval]:
+) -> tuple[pathlib.Path, scores.Scores]:
     """report.json and report.html of one run.
 
     Args:
@@ -50,21 +51,28 @@ def write(
       trained: what `federate.fit` returned.
 
     Returns:
-      The path of report.html, and the accuracy on the test split.
+      The path of report.html, and the figures of the test split.
     """
     level = config.report.level
-    tested = evaluate.predictions(task, trained.params, data.test).correct
-    ends = intervals.proportion(int(tested.sum()), len(tested), level)
-    accuracy = intervals.Interval(float(tested.mean()), *ends)
-    majority = np.bincount(np.asarray(data.test["label"])).max() / len(tested)
+    tested = scores.measure(task, trained.params, data, "test", level=level)
+    tuned = scores.measure(task, trained.params, data, "valid", level=level)
+    without = scores.baseline(data, "test", level=level)
     counts = label_counts(trained.store, len(data.label_names))
     sizes = counts.sum(axis=1)
     statistics = partitions.summary.of_counts(counts)
-    own = by_client(task, trained)
+    own = by_client(task, trained, data.kind)
+    total = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(trained.params))
     strata = deciles(sizes, own, trained.taken)
     found = {
-        "test_accuracy": accuracy._asdict() | {"n": len(tested)},
-        "majority_baseline": float(majority),
+        "kind": data.kind,
+        "scores": numbers(tested),
+        "valid": numbers(tuned),
+        "baseline": numbers(without),
+        "headline": headline(tested),
+        "cell": federation.cell(config),
+        "trainable_fraction": trained.sent / total,
+        "bytes_per_client": 4 * trained.sent,
+        "bytes_per_round": 4 * trained.sent * config.federated.cohort,
         "clients": statistics._asdict(),
         "client_accuracy": spread(own),
         "deciles": strata,
@@ -78,7 +86,7 @@ def write(
         },
     }
     cards = (
-        learnt(accuracy, majority, config, statistics),
+        learnt(tested, without, data.kind, told_of(config, statistics, trained, total)),
         served(own, strata),
         told(trained),
     )
@@ -86,7 +94,8 @@ def write(
         study.Section(
             "Training",
             (trained.sentence,),
-            figures=(("Rounds", curve(trained.rows), "Validation split, by round."),),
+            figures=(("Rounds", curve(trained.rows, data.kind), "Validation split."),),
+            tables=(score_table(tested, without, data.kind),),
         ),
         study.Section(
             "Clients",
@@ -119,7 +128,24 @@ def write(
         methods=METHODS,
         limits=LIMITS + _uncovered(trained),
     )
-    return path, accuracy
+    return path, tested
+
+
+def numbers(found: scores.Scores) -> dict[str, Any]:
+    """Scores for report.json."""
+    return {name: score._asdict() for name, score in found.items()}
+
+
+def headline(found: scores.Scores) -> dict[str, Any]:
+    """The one figure by which a table of runs compares this one."""
+    name, score = scores.main(found)
+    return {"figure": name, **score._asdict()}
+
+
+def figure(found: scores.Scores) -> str:
+    """The main figure in words: 'accuracy 71.0% [70.0%, 72.0%]'."""
+    name, score = scores.main(found)
+    return f"{scores.WORDS[name]} {fmt.estimate(score._asdict())}"
 
 
 def label_counts(held: stores.ClientStore, labels: int) -> np.ndarray:
@@ -130,11 +156,11 @@ def label_counts(held: stores.ClientStore, labels: int) -> np.ndarray:
     return np.bincount(flat, minlength=len(sizes) * labels).reshape(-1, labels)
 
 
-def by_client(task: task_lib.Task, trained: Any) -> np.ndarray:
+def by_client(task: task_lib.Task, trained: Any, kind: str) -> np.ndarray:
     """Accuracy of the server's model on each client's examples; NaN without any."""
     held = trained.store
     columns = {name: _wide(np.asarray(x)) for name, x in held.columns.items()}
-    correct = evaluate.predictions(task, trained.params, columns).correct
+    correct = scores.per_example(task, trained.params, columns, kind)
     sums = np.concatenate([[0], np.cumsum(correct)])[held.offsets]
     sizes = np.diff(held.offsets)
     with np.errstate(invalid="ignore"):
@@ -191,19 +217,51 @@ def promised(trained: Any) -> dict[str, Any]:
     }
 
 
-def learnt(accuracy, majority, config, statistics) -> words.Card:
-    """How good the model is."""
-    spec = config.federated
+def learnt(
+    tested: scores.Scores, without: scores.Scores, kind: str, points: tuple[str, ...]
+) -> words.Card:
+    """How good the model is, beside what no learning gets."""
+    name, score = scores.main(tested)
+    least = without[name]
     return words.Card(
         "How good is the model?",
-        f"{fmt.percent(accuracy.value)} of the test split "
-        f"[{fmt.percent(accuracy.lo)}, {fmt.percent(accuracy.hi)}] after "
-        f"{config.train.steps} rounds.",
+        f"{fmt.capital(figure(tested))} on the test split.",
         (
-            f"The most frequent label alone has {fmt.percent(majority)}.",
-            f"{spec.cohort} of {statistics.clients:,} clients a round, selected by "
-            f"{spec.selection!r}, weighted by {spec.weighting!r}.",
+            f"{scores.BASELINES[kind]} has {fmt.estimate(least._asdict())}"
+            f"{'' if score.lo > least.hi else ': the model is not clearly above it'}.",
+            *points,
         ),
+        tone="plain" if score.lo > least.hi else "warn",
+    )
+
+
+def told_of(config, statistics, trained: Any, total: int) -> tuple[str, ...]:
+    """How a round went, and what was sent."""
+    spec, share = config.federated, trained.sent / total
+    every = "all" if trained.sent == total else f"{fmt.percent(share)} of the"
+    return (
+        f"{config.train.steps} rounds with {spec.cohort} of {statistics.clients:,} "
+        f"clients each, selected by {spec.selection!r}, weighted by "
+        f"{spec.weighting!r}.",
+        f"Clients train and send {every} parameters: "
+        f"{4 * trained.sent * spec.cohort / 1e6:,.3g} MB a round, before compression.",
+    )
+
+
+def score_table(tested: scores.Scores, without: scores.Scores, kind: str) -> str:
+    """All figures of the test split beside the baseline."""
+    rows = [
+        (
+            scores.WORDS[name],
+            fmt.estimate(score._asdict()),
+            fmt.estimate(without[name]._asdict()),
+            f"{score.n:,}",
+        )
+        for name, score in tested.items()
+    ]
+    head = ("figure", "the model", "baseline", "of")
+    return tables.table(
+        head, rows, "Test split", f"Baseline: {scores.BASELINES[kind]}."
     )
 
 
@@ -239,7 +297,7 @@ def told(trained: Any) -> words.Card:
     )
 
 
-def curve(rows: list[Mapping[str, Any]]) -> str:
+def curve(rows: list[Mapping[str, Any]], kind: str, unit: str = "round") -> str:
     """Accuracy on the validation split by round; '' where it was measured once."""
     name = "nonprivate/valid_accuracy"
     points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
@@ -250,11 +308,12 @@ def curve(rows: list[Mapping[str, Any]]) -> str:
         ax = fig.add_subplot()
         x, y = zip(*points, strict=True)
         ax.plot(x, y, color=drawing.SERIES[0], marker="o", markersize=3)
-        ax.set_xlabel("round")
-        ax.set_ylabel("accuracy")
+        ax.set_xlabel(unit)
+        ax.set_ylabel(scores.PER_EXAMPLE_WORDS[kind])
         ax.yaxis.set_major_formatter(drawing.percent_axis)
 
-    alt = f"Accuracy from {points[0][1]:.1%} to {points[-1][1]:.1%}."
+    what = fmt.capital(scores.PER_EXAMPLE_WORDS[kind])
+    alt = f"{what} from {points[0][1]:.1%} to {points[-1][1]:.1%}."
     return drawing.svg("rounds", alt, draw, height=2.8)
 
 

@@ -92,6 +92,21 @@ def store(
     return made, dealt
 
 
+def cell(config: specs.RunConfig) -> dict[str, Any]:
+    """What a table of runs sorts them by: optimizers, rates, algorithm, partition."""
+    spec = config.federated
+    return {
+        "partition": spec.partition,
+        "algorithm": spec.algorithm,
+        "prox": spec.prox,
+        "client": config.optimizer.name,
+        "server": spec.server_optimizer,
+        "client_rate": config.optimizer.learning_rate,
+        "server_rate": spec.server_learning_rate,
+        "seed": config.seed,
+    }
+
+
 def selector(
     config: specs.RunConfig, clients: int, seed: int | None
 ) -> selection.Selector:

@@ -9,7 +9,10 @@ Names to know:
   mlp.task: tables (`features`); cnn.task: images (`image`), with GroupNorm.
   bag.task: a bag of embeddings, quick and strong on short texts.
   bilstm.task: intent and slots of an utterance together, with a CRF (`crf`).
-  gru.task: the same without a chain, small and quick to train many times over.
+  gru.task: the same without a chain, small and quick to train many times over; tags
+    alone where there are no intents.
+  reader.task: the words of a paragraph that answer a question.
+  seq2seq.task, seq2seq.greedy: one text in, another one out.
   language_model.task: the next word or character by a GRU.
   transformer.classifier, transformer.tagger: encoders trained from scratch.
   bert.classifier, bert.encoder: BERT, MiniLM, RoBERTa, DistilBERT from a local

@@ -93,7 +93,8 @@ class Network(nn.Module):
         """Embeddings, the recurrent layer, the two heads."""
         self.table = nn.Embed(self.rows, self.width)
         self.recurrent = Gru(self.hidden, self.directions)
-        self.intent = nn.Dense(self.num_intents)
+        if self.num_intents:
+            self.intent = nn.Dense(self.num_intents)
         self.slot = nn.Dense(self.num_slots)
         self.drop = nn.Dropout(self.dropout, deterministic=not self.train)
 
@@ -107,13 +108,13 @@ class Network(nn.Module):
         return jnp.sum(vectors, axis=1) / count[:, None]
 
     def head(self, embeddings, example):
-        """`Joint` of the log-probabilities of intents and of tags."""
+        """`Joint` of the log-probabilities of intents and of tags, or those of tags."""
         _, mask = layers.tokens_and_mask(example)
         states, final = self.recurrent(self.drop(embeddings), mask)
-        return Joint(
-            jax.nn.log_softmax(self.intent(self.drop(final))),
-            jax.nn.log_softmax(self.slot(self.drop(states))),
-        )
+        slots = jax.nn.log_softmax(self.slot(self.drop(states)))
+        if not self.num_intents:
+            return slots
+        return Joint(jax.nn.log_softmax(self.intent(self.drop(final))), slots)
 
     def __call__(self, example):
         """`Joint` of the log-probabilities of intents and of tags."""
@@ -138,11 +139,13 @@ def task(
     Examples hold `tokens` i32[T], `length` i32[], `label` i32[] and `slots` i32[T].
     Loss: -log p(label) - slot_weight * mean over the tokens of log p(slot), or their
     sum (`slot_total`), which makes it the log-probability of all labels. Metrics:
-    `accuracy`, `loss` (both of the intent), `slot_accuracy`, `frame_accuracy`.
+    `accuracy`, `loss` (both of the intent), `slot_accuracy`, `frame_accuracy`. Without
+    intents `predict` gives log-probabilities of tags alone, float32[T, S], and the
+    metrics are `slot_accuracy` and `slot_loss`.
 
     Args:
       vocab_size: number of token ids, padding (0) included.
-      num_intents: C.
+      num_intents: C; 0 for tags alone.
       num_slots: S, number of tags.
       width: D, width of an embedding.
       hidden: H, width of the state of one direction.
@@ -161,7 +164,7 @@ def task(
         rows = _rows(spelling, rows)
     module = Network(
         rows,
-        _validate.integer_at_least("model.num_intents", num_intents, 2),
+        _intents(num_intents),
         _validate.integer_at_least("model.num_slots", num_slots, 2),
         _validate.integer_at_least("model.width", width, 1),
         _validate.integer_at_least("model.hidden", hidden, 1),
@@ -191,9 +194,18 @@ def task(
     def loss(params, example, key):
         prediction = forward(params, spelled(example), key)
         slots = tagging.slot_cross_entropy(prediction, example, total=slot_total)
+        if not num_intents:
+            return weight * slots
         return task_lib.cross_entropy(prediction, example) + weight * slots
 
-    return task_lib.Task(init, loss, predict, tagging.JOINT_METRICS, embed, head)
+    metrics = tagging.JOINT_METRICS if num_intents else tagging.SLOT_METRICS
+    return task_lib.Task(init, loss, predict, metrics, embed, head)
+
+
+def _intents(count: int) -> int:
+    if count == 0:
+        return 0
+    return _validate.integer_at_least("model.num_intents", count, 2, "0 tags alone")
 
 
 def _rows(spelling: np.ndarray, vocab_size: int) -> int:

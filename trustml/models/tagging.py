@@ -106,6 +106,11 @@ JOINT_METRICS: Mapping[str, Callable[[Any, task.Example], jax.Array]] = {
     "frame_accuracy": frame_accuracy,
 }
 
+SLOT_METRICS: Mapping[str, Callable[[Any, task.Example], jax.Array]] = {
+    "slot_accuracy": slot_accuracy,
+    "slot_loss": slot_cross_entropy,
+}
+
 
 def decode(
     tags: Iterable[Any], lengths: Iterable[Any], names: Sequence[str]

@@ -286,12 +286,5 @@ def tagger(
             return slots
         return task_lib.cross_entropy(prediction, example) + weight * slots
 
-    metrics = (
-        tagging.JOINT_METRICS
-        if num_intents
-        else {
-            "slot_accuracy": tagging.slot_accuracy,
-            "slot_loss": tagging.slot_cross_entropy,
-        }
-    )
+    metrics = tagging.JOINT_METRICS if num_intents else tagging.SLOT_METRICS
     return task_lib.Task(init, loss, predict, metrics, embed, head)

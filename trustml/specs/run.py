@@ -7,6 +7,7 @@ from trustml.specs.canary import CanarySpec
 from trustml.specs.federated import FederatedSpec
 from trustml.specs.privacy import PrivacySpec
 from trustml.specs.sections import (
+    WITH_USERS,
     AttackSpec,
     AuditSpec,
     BaselineSpec,
@@ -20,8 +21,9 @@ from trustml.specs.sections import (
 EXPERIMENTS = (
     *("train", "trust_report", "compare"),
     *("membership", "canary_extraction", "audit"),
-    "federate",
+    *("federate", "centralised"),
 )
+_ALL_KINDS = ("federate", "centralised")  # for tags, spans and sentences, too
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,10 @@ class RunConfig:
             self._check_canary()
         if self.experiment == "federate":
             self._check_federate()
+        if self.data.kind != "classification" and self.experiment not in _ALL_KINDS:
+            bound = f"is no classification, which experiment={self.experiment!r} needs"
+            cure = f"set experiment to one of {', '.join(_ALL_KINDS)}"
+            _validate.fail("data.name", self.data.name, bound, cure)
         if self.model.cache_features:
             self._check_cache()
         if self.experiment == "trust_report":
@@ -276,9 +282,10 @@ class RunConfig:
                 bound = "has no effect on experiment='federate'"
                 _validate.fail(field, value, bound, "set it to 0")
         spec = self.federated
-        if spec.partition == "natural" and not self.data.user_column:
-            bound = "needs data.user_column"
-            cure = "name the column that says whose each row is, of data.path"
+        known = self.data.user_column or self.data.name in WITH_USERS
+        if spec.partition == "natural" and not known:
+            bound = f"needs to know whose the rows of data.name={self.data.name!r} are"
+            cure = f"set data.user_column of data.path, or take {', '.join(WITH_USERS)}"
             _validate.fail("federated.partition", "natural", bound, cure)
         if spec.needs_sgd and self.optimizer.name != "sgd":
             bound = f"is not what federated.algorithm={spec.algorithm!r} is made of"

@@ -6,10 +6,21 @@ from trustml import _validate
 
 DATASETS = (
     *("snips", "atis", "nlu_eval", "ag_news", "sst2", "clinc150"),
-    *("digits", "mnist", "adult", "location30", "file"),
+    *("digits", "mnist", "adult", "location30", "newsgroups20"),
+    *("wnut17", "ud_ewt", "squad", "e2e_nlg", "file"),
 )
+KINDS = {
+    "wnut17": "tagging",
+    "ud_ewt": "tagging",
+    "squad": "span",
+    "e2e_nlg": "seq2seq",
+}  # what is learnt from an example; 'classification' of all others
+WITH_USERS = ("newsgroups20", "ud_ewt", "squad")  # sets that say whose a row is
 VOCABULARIES = ("hashed", "train", "pretrained")
-MODELS = ("bag", "mlp", "cnn", "bilstm", "gru", "transformer", "bert")
+MODELS = (
+    *("bag", "mlp", "cnn", "bilstm", "gru", "transformer", "bert"),
+    *("reader", "seq2seq"),
+)
 ADAPTERS = ("lora", "bias")
 POOLINGS = ("mean", "sqrtn", "cls", "first_last", "every_second", "all_layers")
 COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -47,6 +58,7 @@ class DataSpec:
       user_column: column of `path` that says whose each row is: the rows of a user stay
         in one split, and may be the unit of privacy (`privacy.unit`).
       max_length: tokens kept of a text.
+      second_length: tokens kept of a question ('squad') or a target ('e2e_nlg').
       vocabulary: 'hashed' (public: nothing is learnt from the data), 'train' (made of
         the training text, hence itself a release of private data) or 'pretrained'.
       vocabulary_size: number of token ids.
@@ -66,6 +78,7 @@ class DataSpec:
     feature_columns: tuple[str, ...] = ()
     user_column: str = ""
     max_length: int = 32
+    second_length: int = 32
     vocabulary: str = "hashed"
     vocabulary_size: int = 8192
     valid_fraction: float = 0.1
@@ -81,6 +94,7 @@ class DataSpec:
             cure = "set data.path to a file with that column"
             _validate.fail("data.user_column", self.user_column, bound, cure)
         _validate.integer_at_least("data.max_length", self.max_length, 1)
+        _validate.integer_at_least("data.second_length", self.second_length, 1)
         _validate.one_of("data.vocabulary", self.vocabulary, VOCABULARIES)
         _validate.integer_at_least("data.vocabulary_size", self.vocabulary_size, 2)
         _validate.in_half_open_interval(
@@ -88,13 +102,19 @@ class DataSpec:
         )
         _validate.integer_at_least("data.limit", self.limit, 0, "0 takes all examples")
 
+    @property
+    def kind(self) -> str:
+        """What is learnt from an example: one of the kinds of `data.dataset`."""
+        return KINDS.get(self.name, "classification")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """What learns; each model reads the fields that apply to it.
 
     Attributes:
-      name: one of `MODELS`.
+      name: one of `MODELS`; 'reader' is for spans, 'seq2seq' for sentences, and 'gru'
+        alone tags words without an intent.
       width: width of embeddings and layers.
       depth: number of transformer blocks.
       heads: attention heads; must divide `width`.

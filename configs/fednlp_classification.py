@@ -1,0 +1,85 @@
+"""FedNLP, classification: 20 Newsgroups with 100 clients.
+
+Source: Lin et al. 2022 (arXiv 2104.08815); labels by Hsu et al. 2019 with alpha = 1 (as
+a multiple of the number of labels times their share). `federated.partition=natural` has
+its 5,405 authors as clients, `data.name=ag_news` other texts.
+
+`sweep()` is the grid of client and server optimizers, FedProx on and off, over the
+partitions, and training in one place: every cell tries the same learning rates on the
+validation split and then trains with the best of them for three seeds. The two cells of
+FedNLP's rule (AdamW on clients if FedOpt, SGD otherwise, at one rate) are marked.
+
+RESULT
+
+    bash launch/run.sh --config=configs/fednlp_classification.py
+    bash launch/run.sh --config=configs/fednlp_classification.py:centralised
+    bash launch/run.sh --config=configs/fednlp_classification.py:smoke
+    python -m launch.sweep --config=configs/fednlp_classification.py
+"""
+
+from trustml import config
+
+PARTITIONS = ("label_dirichlet", "quantity_dirichlet", "natural")
+PROX = 0.01
+SHARED = 0.03  # the one client learning rate of FedNLP's rule
+
+
+def get_config(arg=""):
+    """The config; `arg='smoke'` runs a few rounds in under a minute."""
+    config.check_argument(arg, ("", "centralised", "smoke"))
+    cfg = config.default()
+    cfg.experiment = "federate"
+    cfg.privacy.enabled = False
+    cfg.data.name = "newsgroups20"
+    cfg.data.max_length = 128  # words of subject and body
+    cfg.model.name = "bag"
+    cfg.model.width = 64
+    cfg.model.hidden = ()
+    cfg.optimizer.name = "adamw"
+    cfg.optimizer.learning_rate = 0.03
+    cfg.federated.partition = "label_dirichlet"
+    cfg.federated.clients = 100
+    cfg.federated.alpha = 1.0
+    cfg.federated.selection = "fixed_size"
+    cfg.federated.cohort = 10
+    cfg.train.steps = 60  # rounds
+    cfg.train.batch_size = 16  # of a client
+    cfg.train.eval_every = 10
+    cfg.train.log_every = 5
+    if arg == "centralised":
+        cfg.experiment = "centralised"
+        cfg.train.steps = 4200  # as many batches as the clients have together
+        cfg.train.log_every = 100
+        cfg.train.eval_every = 600
+    if arg == "smoke":
+        cfg.data.limit = 1000
+        cfg.data.max_length = 64
+        cfg.train.steps = 4
+        cfg.train.eval_every = 2
+    return cfg
+
+
+def sweep():
+    """Client x server optimizer x FedProx x partitions; each cell tunes itself."""
+    for partition in PARTITIONS:
+        for prox in (0.0, PROX):
+            for client in ("sgd", "momentum", "adamw"):
+                for server in ("sgd", "momentum", "adam", "yogi"):
+                    rule = (client, server) in (("sgd", "sgd"), ("adamw", "adam"))
+                    yield {
+                        "experiment": "tune",
+                        "federated.partition": partition,
+                        "federated.prox": prox,
+                        "optimizer.name": client,
+                        "federated.server_optimizer": server,
+                        "tune.shared_rate": SHARED if rule and not prox else 0.0,
+                    }
+    for client in ("sgd", "momentum", "adamw"):
+        yield {
+            "experiment": "tune",
+            "federated.partition": "centralised",
+            "federated.prox": 0.0,
+            "optimizer.name": client,
+            "federated.server_optimizer": "sgd",
+            "tune.shared_rate": 0.0,
+        }

@@ -1,0 +1,86 @@
+"""FedNLP, span extraction: SQuAD, 38 articles as clients.
+
+Source: Lin et al. 2022 (arXiv 2104.08815); reader after Chen et al. 2017
+(arXiv 1704.00051). The test questions are about 10 other articles: clients that nobody has trained on.
+
+`sweep()` is the grid of client and server optimizers, FedProx on and off, over the
+partitions, and training in one place: every cell tries the same learning rates on the
+validation split and then trains with the best of them for three seeds. The two cells of
+FedNLP's rule (AdamW on clients if FedOpt, SGD otherwise, at one rate) are marked.
+
+RESULT
+
+    bash launch/run.sh --config=configs/fednlp_qa.py
+    bash launch/run.sh --config=configs/fednlp_qa.py:centralised
+    bash launch/run.sh --config=configs/fednlp_qa.py:smoke
+    python -m launch.sweep --config=configs/fednlp_qa.py
+"""
+
+from trustml import config
+
+PARTITIONS = ("natural", "label_dirichlet", "quantity_dirichlet")
+PROX = 0.01
+SHARED = 0.005  # the one client learning rate of FedNLP's rule
+
+
+def get_config(arg=""):
+    """The config; `arg='smoke'` runs a few rounds in under a minute."""
+    config.check_argument(arg, ("", "centralised", "smoke"))
+    cfg = config.default()
+    cfg.experiment = "federate"
+    cfg.privacy.enabled = False
+    cfg.data.name = "squad"
+    cfg.data.max_length = 128  # words of a paragraph
+    cfg.data.second_length = 20  # of a question
+    cfg.model.name = "reader"
+    cfg.model.width = 48
+    cfg.model.dropout = 0.2
+    cfg.optimizer.name = "adamw"
+    cfg.optimizer.learning_rate = 0.005
+    cfg.federated.partition = "natural"
+    cfg.federated.clients = 40  # of made partitions
+    cfg.federated.alpha = 1.0
+    cfg.federated.selection = "fixed_size"
+    cfg.federated.cohort = 8
+    cfg.train.steps = 25  # rounds
+    cfg.train.batch_size = 16  # of a client
+    cfg.train.eval_every = 5
+    cfg.train.log_every = 5
+    if arg == "centralised":
+        cfg.experiment = "centralised"
+        cfg.train.steps = 2500  # as many batches as the clients have together
+        cfg.train.log_every = 50
+        cfg.train.eval_every = 250
+    if arg == "smoke":
+        cfg.data.limit = 200
+        cfg.data.max_length = 64
+        cfg.federated.cohort = 4
+        cfg.train.steps = 2
+        cfg.train.eval_every = 1
+    return cfg
+
+
+def sweep():
+    """Client x server optimizer x FedProx x partitions; each cell tunes itself."""
+    for partition in PARTITIONS:
+        for prox in (0.0, PROX):
+            for client in ("sgd", "momentum", "adamw"):
+                for server in ("sgd", "momentum", "adam", "yogi"):
+                    rule = (client, server) in (("sgd", "sgd"), ("adamw", "adam"))
+                    yield {
+                        "experiment": "tune",
+                        "federated.partition": partition,
+                        "federated.prox": prox,
+                        "optimizer.name": client,
+                        "federated.server_optimizer": server,
+                        "tune.shared_rate": SHARED if rule and not prox else 0.0,
+                    }
+    for client in ("sgd", "momentum", "adamw"):
+        yield {
+            "experiment": "tune",
+            "federated.partition": "centralised",
+            "federated.prox": 0.0,
+            "optimizer.name": client,
+            "federated.server_optimizer": "sgd",
+            "tune.shared_rate": 0.0,
+        }
