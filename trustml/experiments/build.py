@@ -25,7 +25,18 @@ import rich.progress
 from trustml import _validate, parallel, rng, specs
 from trustml.data import augment, batches, datasets, files, spelling, tokenizers
 from trustml.experiments import units
-from trustml.models import adapters, bag, bert, bilstm, cnn, gru, hf, mlp, transformer
+from trustml.models import (
+    adapters,
+    bag,
+    bert,
+    bilstm,
+    cnn,
+    gru,
+    hf,
+    logistic,
+    mlp,
+    transformer,
+)
 from trustml.privacy import (
     accounting,
     adam,
@@ -166,6 +177,8 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
             hidden=spec.hidden,
             dropout=spec.dropout,
         )
+    if spec.name == "logistic":
+        return logistic.task(data.vocab_size, classes)
     if spec.name == "bag":
         return bag.task(
             data.vocab_size,

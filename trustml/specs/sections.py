@@ -9,7 +9,7 @@ DATASETS = (
     *("digits", "mnist", "adult", "location30", "file"),
 )
 VOCABULARIES = ("hashed", "train", "pretrained")
-MODELS = ("bag", "mlp", "cnn", "bilstm", "gru", "transformer", "bert")
+MODELS = ("logistic", "bag", "mlp", "cnn", "bilstm", "gru", "transformer", "bert")
 ADAPTERS = ("lora", "bias")
 POOLINGS = ("mean", "sqrtn", "cls", "first_last", "every_second", "all_layers")
 COMPUTE_DTYPES = ("float32", "bfloat16")
