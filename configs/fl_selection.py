@@ -45,7 +45,7 @@ def get_config(arg=""):
     cfg.train.num_devices = 1
     cfg.selection.seeds = 10
     cfg.selection.target = 0.6
-    cfg.selection.correlated_seeds = 10
+    cfg.selection.correlated_seeds = 5
     if arg in ("snips", "smoke"):
         cfg.data.name = "snips"
         cfg.data.vocabulary_size = 4392

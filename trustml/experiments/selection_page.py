@@ -34,9 +34,9 @@ SETTINGS = {
 }
 METHODS = (
     "For a seed all arms have the same clients, arrivals, order of examples, initial "
-    "parameters and random numbers behind the coins; changes and rounds saved are taken "
-    "seed by seed. In brackets: t-intervals over seeds, each for itself; nothing is "
-    "adjusted for how many there are.",
+    "parameters and random numbers behind the coins; changes and rounds saved are "
+    "taken seed by seed. In brackets: t-intervals over seeds, each for itself; nothing "
+    "is adjusted for how many there are.",
     "Rounds to target are those until the test accuracy first comes to the target; it "
     "is looked at in the rounds of the curves. Where a seed never comes there, a count "
     "stands in place of the mean.",
@@ -122,89 +122,113 @@ def faster(found: Found, config: specs.RunConfig) -> words.Card:
     points, quicker, slower = [], [], []
     for setting in config.selection.settings:
         base = found["given", setting, "uniform"]
-        points.append(f"{_setting(setting)}, uniform: {_rounds(base)} rounds.")
+        parts = []
         for arm in _others(config):
             one = found["given", setting, arm]
-            points.append(
-                f"{_setting(setting)}, {NAMES[arm]}: {_rounds(one)} rounds, "
-                f"{_saved(one)}; fewer in {one.fewer} of {one.seeds} seeds."
+            parts.append(
+                f"{NAMES[arm]} {_reached(one)}, fewer in {one.fewer} of {one.seeds} "
+                "seeds"
             )
-            if one.saved is not None and one.saved.lo > 0:
-                quicker.append((setting, arm))
-            elif one.saved is not None and one.saved.hi < 0:
-                slower.append((setting, arm))
-    total = len(config.selection.settings) * len(_others(config))
+        text = f"{_setting(setting)}: uniform {_reached(base)}; {'; '.join(parts)}."
+        points.append(text)
+        quicker += _named(found, config, setting, lambda one: _above(one.saved))
+        slower += _named(found, config, setting, lambda one: _below(one.saved))
     headline = (
-        f"{len(quicker)} of {total} pairs of a setting and a rule come to {target} in "
-        f"fewer rounds than uniform selection, {len(slower)} in more."
+        f"Fewer rounds to {target} than uniform selection: {fmt.listed(quicker)}."
+        if quicker
+        else f"No rule was shown to come to {target} in fewer rounds than uniform "
+        "selection."
     )
-    tone = "good" if len(quicker) == total else "plain"
+    if slower:
+        headline += f" More rounds: {fmt.listed(slower)}."
     question = "Does selection by activity save rounds?"
-    return words.Card(question, headline, tuple(points), _few(found), tone=tone)
+    return words.Card(question, headline, (*points, *_few(found)))
 
 
 def growing(found: Found, config: specs.RunConfig) -> words.Card:
     """Whether the gain is larger where data arrive."""
-    level, points, grown = config.report.level, [], []
+    level, points, sooner, higher = config.report.level, [], [], []
     for arm in _others(config):
         change, saved = selection_measure.growth(found, "given", arm, level)
-        text = f"{fmt.capital(NAMES[arm])}: final accuracy gains {_points(change)} more"
+        text = f"{fmt.capital(NAMES[arm])}: the change of the final accuracy is "
+        text += f"{_points(change)} against that with all data from the start"
         if saved is not None:
-            text += f", and {_number(saved)} more rounds are saved"
-            if saved.lo > 0:
-                grown.append(NAMES[arm])
+            text += f", rounds saved {_number(saved)} more"
         points.append(text + ".")
+        if _above(saved):
+            sooner.append(NAMES[arm])
+        if change.lo > 0:
+            higher.append(NAMES[arm])
+    gains = []
+    if sooner:
+        gains.append(f"in rounds saved with {fmt.listed(sooner)}")
+    if higher:
+        gains.append(f"in final accuracy with {fmt.listed(higher)}")
     headline = (
-        f"The rounds saved grow with {fmt.listed(grown)}."
-        if grown
-        else "No rule was shown to save more rounds than with all data from the start."
+        f"Yes, {fmt.listed(gains)}."
+        if gains
+        else "It was not shown to be, with any of the rules."
     )
     question = "Is the gain larger where data arrive over time?"
-    return words.Card(question, headline, tuple(points), tone="plain")
+    return words.Card(question, headline, (*points, *_few(found)))
 
 
 def ending(found: Found, config: specs.RunConfig) -> words.Card:
-    """Where the arms end, and who is served worse."""
-    points, worse = [], []
-    for setting in config.selection.settings:
-        for arm in _others(config):
-            one = found["given", setting, arm]
-            points.append(
-                f"{_setting(setting)}, {NAMES[arm]}: {_accuracy(one.final)}, "
-                f"{_points(one.change)} from uniform."
-            )
-            if one.change.hi < 0:
-                worse.append(f"{NAMES[arm]} ({SETTINGS[setting]})")
-    headline = (
-        f"Below uniform: {fmt.listed(worse)}."
-        if worse
-        else "No rule was shown to end below uniform selection."
-    )
+    """Where the arms end, with the clients that the config gives."""
+    better, worse, points = _changes(found, config, "given")
+    headline = f"Above uniform: {fmt.listed(better)}." if better else ""
+    if worse:
+        headline += f" Below uniform: {fmt.listed(worse)}."
+    headline = headline.strip() or "No rule was shown to end apart from uniform."
     tone = "warn" if worse else "plain"
-    return words.Card("Where does it end?", headline, tuple(points), tone=tone)
+    return words.Card("Where does it end?", headline, points, tone=tone)
 
 
 def reversing(found: Found, config: specs.RunConfig) -> words.Card:
     """Clients whose labels go with their activity."""
-    points, lost = [], []
-    for setting in config.selection.settings:
-        for arm in _others(config):
-            one = found["correlated", setting, arm]
-            points.append(
-                f"{_setting(setting)}, {NAMES[arm]}: {_points(one.change)} from "
-                f"uniform at the end, target in {_rounds(one)} rounds (uniform "
-                f"{_rounds(found['correlated', setting, 'uniform'])})."
-            )
-            if one.change.hi < 0:
-                lost.append(f"{NAMES[arm]} ({SETTINGS[setting]})")
+    better, worse, points = _changes(found, config, "correlated")
     headline = (
-        f"Where labels go with activity, below uniform: {fmt.listed(lost)}."
-        if lost
-        else "Where labels go with activity no rule was shown to lose."
+        f"Where labels go with activity, below uniform: {fmt.listed(worse)}."
+        if worse
+        else "Where labels go with activity no rule was shown to end below uniform."
     )
-    question = "Where does it reverse?"
-    tone = "warn" if lost else "plain"
-    return words.Card(question, headline, tuple(points), tone=tone)
+    if better:
+        headline += f" Above it: {fmt.listed(better)}."
+    tone = "warn" if worse else "plain"
+    return words.Card("Where does it reverse?", headline, points, tone=tone)
+
+
+def _changes(found: Found, config: specs.RunConfig, world: str):
+    """Rules that end above and below uniform, and a sentence for each setting."""
+    better, worse, points = [], [], []
+    for setting in config.selection.settings:
+        base = found[world, setting, "uniform"]
+        parts = [
+            f"{NAMES[arm]} {_points(found[world, setting, arm].change)}"
+            for arm in _others(config)
+        ]
+        points.append(
+            f"{_setting(setting)}: uniform {_accuracy(base.final)}; {'; '.join(parts)}."
+        )
+        for out, side in ((better, _above), (worse, _below)):
+            out += _named(
+                found, config, setting, lambda one, side=side: side(one.change), world
+            )
+    return better, worse, tuple(points)
+
+
+def _named(found: Found, config, setting: str, holds, world="given") -> list[str]:
+    """The rules of which it holds in a setting, as one entry of a list."""
+    names = [NAMES[a] for a in _others(config) if holds(found[world, setting, a])]
+    return [f"{fmt.listed(names)} ({SETTINGS[setting]})"] if names else []
+
+
+def _above(entry: intervals.Interval | None) -> bool:
+    return entry is not None and bool(entry.lo > 0)
+
+
+def _below(entry: intervals.Interval | None) -> bool:
+    return entry is not None and bool(entry.hi < 0)
 
 
 def convergence(
@@ -216,9 +240,9 @@ def convergence(
     if world == "correlated":
         title = "Where labels go with activity"
         text = (
-            "A tenth of the clients holds half of the labels, and nine times as much as "
-            "the others do on average, who hold the other half. The test split has all "
-            "labels.",
+            "A tenth of the clients holds half of the labels, and nine times as much "
+            "as the others do on average, who hold the other half. The test split has "
+            "all labels.",
         )
     svg = curves(found, config, world)
     caption = (
@@ -282,7 +306,7 @@ def table(found: Found, config: specs.RunConfig, world: str) -> str:
             rows.append(
                 (
                     f"{SETTINGS[setting]}: {NAMES[arm]}",
-                    _rounds(one),
+                    _reached(one),
                     "" if arm == "uniform" else _saved(one),
                     _accuracy(one.final),
                     "" if arm == "uniform" else _points(one.change),
@@ -408,9 +432,9 @@ def _growths(found: Found, config, level: float) -> list[dict[str, Any]]:
     for world in sorted({world for world, _, _ in found}):
         for arm in _others(config):
             change, saved = selection_measure.growth(found, world, arm, level)
-            entry = {"world": world, "arm": arm, "change": change._asdict()}
-            entry["saved"] = None if saved is None else saved._asdict()
-            out.append(entry)
+            more = None if saved is None else saved._asdict()
+            entry = {"change": change._asdict(), "saved": more}
+            out.append({"world": world, "arm": arm} | entry)
     return out
 
 
@@ -446,14 +470,14 @@ def _setting(name: str) -> str:
     return fmt.capital(SETTINGS[name])
 
 
-def _rounds(one: Measured) -> str:
+def _reached(one: Measured) -> str:
     if one.to_target is None:
-        return f"reached by {one.reached} of {one.seeds} seeds, in"  # then 'rounds'
+        return f"not always ({one.reached} of {one.seeds} seeds)"
     return _number(one.to_target)
 
 
 def _saved(one: Measured) -> str:
-    return "saved: n/a" if one.saved is None else f"{_number(one.saved)} saved"
+    return "n/a" if one.saved is None else _number(one.saved)
 
 
 def _times(values: Sequence[float]) -> str:

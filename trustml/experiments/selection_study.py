@@ -217,7 +217,7 @@ def collect(
             found[job] = train(ready, job)
             kept = {"fingerprint": ready.fingerprint, **found[job]._asdict()}
             report_lib.put(folder / f"{job.name}.json", json.dumps(kept) + "\n")
-            out.write(number, {f"{job.name}/accuracy": found[job].accuracy[-1]})
+            out.write(number, {"accuracy": found[job].accuracy[-1]})
     return found
 
 
@@ -232,6 +232,7 @@ def train(ready: Ready, job: Job) -> Outcome:
     words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
     params = ready.task.init(rng.step_key(rng.stream(public, "init"), 0))
     state = ready.made.init(params)
+    keys = np.asarray(_round_keys(public, jnp.arange(total, dtype=jnp.uint32)))
     taken = np.zeros(len(world.offsets) - 1)
     passed, when, examples, accuracy, last = 0, [], [], [], None
     now = None
@@ -253,9 +254,8 @@ def train(ready: Ready, job: Job) -> Outcome:
         place = functools.partial(
             _place, ready.columns, words, number, members, now, limit
         )
-        state, _ = ready.made.run(
-            state, rounds.round_key(public, number), chosen, place
-        )
+        key = jax.random.wrap_key_data(keys[number])
+        state, _ = ready.made.run(state, key, chosen, place)
         taken[members] += 1
         passed += int(chosen.sizes.sum()) * config.federated.epochs
         done = number + 1
@@ -345,6 +345,13 @@ def fitting(config: specs.RunConfig, arm: str, sizes: np.ndarray) -> specs.RunCo
         able = int(np.count_nonzero(sizes >= changes["threshold"]))
     changes["cohort"] = min(spec.cohort, able)
     return dataclasses.replace(config, federated=dataclasses.replace(spec, **changes))
+
+
+@jax.jit
+def _round_keys(public, numbers):
+    """The keys of rounds as data, uint32[R, 2]; one by one they take longer."""
+    keys = jax.vmap(lambda number: rounds.round_key(public, number))(numbers)
+    return jax.random.key_data(keys)
 
 
 def _place(columns, words, number, members, now, limit, handed):
