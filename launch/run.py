@@ -85,6 +85,10 @@ def _experiment(name: str) -> Callable[[specs.RunConfig, pathlib.Path], Any]:
         from trustml.experiments import tune
 
         return tune.run
+    if name == "selection_study":
+        from trustml.experiments import selection_study
+
+        return selection_study.run
     raise ValueError(f"experiment={name!r} has no entry in launch/run.py.")
 
 

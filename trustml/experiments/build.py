@@ -33,6 +33,7 @@ from trustml.models import (
     cnn,
     gru,
     hf,
+    logistic,
     mlp,
     reader,
     seq2seq,
@@ -192,6 +193,8 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
             hidden=spec.hidden,
             dropout=spec.dropout,
         )
+    if spec.name == "logistic":
+        return logistic.task(data.vocab_size, classes)
     if spec.name == "bag":
         return bag.task(
             data.vocab_size,

@@ -86,6 +86,9 @@ def store(
         "lognormal": lambda: partitions.lognormal_quantity(
             count, clients, spec.size_cv, seed=seed
         ),
+        "label_activity": lambda: partitions.label_activity(
+            labels, clients, spec.alpha, seed=seed
+        ),
         "shards": lambda: partitions.shards(labels, clients, spec.shards, seed=seed),
     }[spec.partition]()
     made = stores.from_partition(data.train, dealt.offsets, dealt.permutation)
@@ -285,7 +288,14 @@ def periods(config: specs.RunConfig, held: stores.ClientStore) -> timeline.Timel
     spec, sizes = config.federated, stores.sizes(held)
     if spec.periods == 1 and spec.retention == "keep_all":
         return timeline.static(sizes, 1)
-    arrived = timeline.even(sizes, spec.periods)
+    return kept(config, held, timeline.even(sizes, spec.periods))
+
+
+def kept(
+    config: specs.RunConfig, held: stores.ClientStore, arrived: np.ndarray
+) -> timeline.Timeline:
+    """What of the examples that have arrived, int32[T, K], the config retains."""
+    spec = config.federated
     return {
         "keep_all": lambda: timeline.keep_all(arrived),
         "fifo": lambda: timeline.fifo(arrived, spec.storage),

@@ -371,6 +371,6 @@ def _write(numbers):
     return write
 
 
-def round_key(root: rng.Root, number: int) -> Key:
+def round_key(root: rng.Root, number: int | jax.Array) -> Key:
     """The key of round `number`."""
     return rng.step_key(rng.stream(root, "clients"), number)

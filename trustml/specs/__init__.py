@@ -1,7 +1,7 @@
 """What a run is made of: frozen dataclasses that check their own static bounds.
 
 One dataclass a section of the configuration (`sections`, `privacy`, `canary`,
-`federated`), and
+`federated`, `selection`), and
 `RunConfig` (`run`), which holds them and checks what binds two sections. A value out of
 its bounds raises one sentence, when the dataclass is made. `trustml.config` makes them
 from a config file.
@@ -26,6 +26,7 @@ from trustml.specs.sections import (
     ReportSpec,
     TrainSpec,
 )
+from trustml.specs.selection import SelectionSpec
 
 __all__ = [
     "AttackSpec",
@@ -39,5 +40,6 @@ __all__ = [
     "PrivacySpec",
     "ReportSpec",
     "RunConfig",
+    "SelectionSpec",
     "TrainSpec",
 ]

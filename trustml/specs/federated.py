@@ -6,7 +6,7 @@ from trustml import _validate
 
 PARTITIONS = (
     *("iid", "label_dirichlet", "quantity_dirichlet", "lognormal", "shards"),
-    "natural",
+    *("natural", "label_activity"),
 )
 ALGORITHMS = (
     *("fedavg", "scaffold", "fednova", "feddyn", "mime", "mimelite"),
@@ -36,7 +36,8 @@ class FederatedSpec:
 
     Attributes:
       partition: one of `PARTITIONS`; 'natural' takes those who wrote the data
-        (`data.user_column`).
+        (`data.user_column`); 'label_activity' gives half of the labels to a tenth of
+        the clients.
       clients: number of clients of a made partition.
       alpha: concentration of the labels ('label_dirichlet', as a multiple of the number
         of labels times their share), or of the sizes ('quantity_dirichlet').

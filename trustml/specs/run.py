@@ -17,11 +17,12 @@ from trustml.specs.sections import (
     ReportSpec,
     TrainSpec,
 )
+from trustml.specs.selection import SelectionSpec
 
 EXPERIMENTS = (
     *("train", "trust_report", "compare"),
     *("membership", "canary_extraction", "audit"),
-    *("federate", "centralised"),
+    *("federate", "centralised", "selection_study"),
 )
 _ALL_KINDS = ("federate", "centralised")  # for tags, spans and sentences, too
 
@@ -44,6 +45,7 @@ class RunConfig:
       audit: see `AuditSpec`.
       canary: see `CanarySpec`.
       federated: see `FederatedSpec`.
+      selection: see `SelectionSpec`.
     """
 
     experiment: str = "train"
@@ -59,6 +61,7 @@ class RunConfig:
     audit: AuditSpec = dataclasses.field(default_factory=AuditSpec)
     canary: CanarySpec = dataclasses.field(default_factory=CanarySpec)
     federated: FederatedSpec = dataclasses.field(default_factory=FederatedSpec)
+    selection: SelectionSpec = dataclasses.field(default_factory=SelectionSpec)
 
     def __post_init__(self):
         _validate.one_of("experiment", self.experiment, EXPERIMENTS)
@@ -92,6 +95,9 @@ class RunConfig:
             self._check_canary()
         if self.experiment == "federate":
             self._check_federate()
+        if self.experiment == "selection_study":
+            self._check_federate()
+            self._check_selection()
         if self.data.kind != "classification" and self.experiment not in _ALL_KINDS:
             bound = f"is no classification, which experiment={self.experiment!r} needs"
             cure = f"set experiment to one of {', '.join(_ALL_KINDS)}"
@@ -279,7 +285,7 @@ class RunConfig:
         }
         for field, value in idle.items():
             if value:
-                bound = "has no effect on experiment='federate'"
+                bound = f"has no effect on experiment={self.experiment!r}"
                 _validate.fail(field, value, bound, "set it to 0")
         spec = self.federated
         known = self.data.user_column or self.data.name in WITH_USERS
@@ -292,6 +298,23 @@ class RunConfig:
             _validate.fail("optimizer.name", self.optimizer.name, bound, "set it 'sgd'")
         if self.privacy.enabled:
             self._check_private_federation()
+
+    def _check_selection(self):
+        spec, where = self.federated, "experiment='selection_study'"
+        for field, value, usual in (
+            ("privacy.enabled", self.privacy.enabled, False),
+            ("federated.algorithm", spec.algorithm, "fedavg"),
+            ("federated.robust", spec.robust, ""),
+            ("federated.compression", spec.compression, ""),
+            ("federated.dropout", spec.dropout, 0.0),
+        ):
+            if value != usual:
+                bound = f"does not go with {where}, which compares selection alone"
+                _validate.fail(field, value, bound, f"set it to {usual!r}")
+        if self.selection.correlated_seeds and spec.partition == "natural":
+            bound = "deals the data anew, and federated.partition='natural' does not"
+            count = self.selection.correlated_seeds
+            _validate.fail("selection.correlated_seeds", count, bound, "set it to 0")
 
     def _check_private_federation(self):
         spec = self.federated

@@ -18,7 +18,7 @@ KINDS = {
 WITH_USERS = ("newsgroups20", "ud_ewt", "squad")  # sets that say whose a row is
 VOCABULARIES = ("hashed", "train", "pretrained")
 MODELS = (
-    *("bag", "mlp", "cnn", "bilstm", "gru", "transformer", "bert"),
+    *("logistic", "bag", "mlp", "cnn", "bilstm", "gru", "transformer", "bert"),
     *("reader", "seq2seq"),
 )
 ADAPTERS = ("lora", "bias")

@@ -6,6 +6,7 @@
 | --- | --- |
 | `iid` | nothing |
 | `label_dirichlet` | the mix of labels |
+| `label_activity` | the labels and how much each holds, together |
 | `quantity_dirichlet`, `lognormal_quantity` | how much each holds |
 | `shards` | a few labels each |
 | `cluster`, `cluster_dirichlet` | features: clusters of embeddings |
@@ -27,6 +28,7 @@ Example::
     held = store.from_partition({'image': x, 'label': labels}, *dealt[:2])
 """
 
+from trustml.federated.partitions.activity import label_activity
 from trustml.federated.partitions.base import Partition, split_test
 from trustml.federated.partitions.clusters import cluster, cluster_dirichlet
 from trustml.federated.partitions.groups import natural, shards
@@ -47,6 +49,7 @@ __all__ = [
     "cluster_dirichlet",
     "counts",
     "iid",
+    "label_activity",
     "label_dirichlet",
     "lognormal_quantity",
     "lognormal_sizes",
