@@ -8,6 +8,7 @@ import pytest
 
 from tests.federated import worlds
 from trustml.federated import rounds
+from trustml.federated import weighting as rules
 from trustml.federated.aggregation import chain, weighting
 from trustml.federated.algorithms import (
     averaging,
@@ -48,7 +49,7 @@ def play(
     people = len(world.sizes)
     made = rounds.make(
         algorithm,
-        chain.chain(weighting.uniform() if uniform else weighting.by_examples()),
+        chain.chain(weighting.of(rules.mean() if uniform else rules.by_data())),
         population=people,
         settings=settings,
     )

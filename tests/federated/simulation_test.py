@@ -50,11 +50,9 @@ def test_an_empty_cohort_gets_its_noise():
     world = worlds.make()
     nobody = selection.poisson(selection.probabilities.uniform(), 1e-9, seed=0)
     rule = weighting.mean(1.0)
-    aggregator = chain.chain(
-        clipping.clip(1.0), links.of(rule), dp.central(1.0), links.expected()
-    )
+    aggregator = chain.chain(clipping.clip(1.0), links.of(rule), dp.central(1.0))
     ((_, state, info),) = rounds_of(
-        world, nobody, 1, weights=rule, aggregator=aggregator, noise=rng.root(0)
+        world, nobody, 1, aggregator=aggregator, noise=rng.root(0)
     )
     assert info.steps.size == 0
     moved = [

@@ -122,3 +122,10 @@ def test_constant_divisors_and_bounded_weights_go_with_privacy():
         weighting.horvitz_thompson(weighting.data_share(SIZES), p),
     ):
         assert weighting.check_private(rule) is rule
+
+
+def test_sizes_that_count_nothing_are_refused():
+    with pytest.raises(ValueError, match="sizes=-1.0 must be finite and >= 0; count"):
+        weighting.by_data().of(np.arange(2), np.array([2, -1]))
+    with pytest.raises(ValueError, match="weighting.total=0.0 must be a finite number"):
+        weighting.capped_data(3.0, np.array([1, 2]), np.zeros(2))

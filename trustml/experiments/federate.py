@@ -185,7 +185,7 @@ def fit(
                 members,
                 np.minimum(count, limit) if limit else count,
                 rule.of(members, count),
-                1.0 if rule.total is None else rule.total,
+                rule.total,
                 _arrived(config, public, number, members),
             )
             place = functools.partial(

@@ -279,7 +279,6 @@ def aggregator(
     parts.append(links.of(rule))
     if noise_multiplier is not None:
         parts.append(dp.central(noise_multiplier))
-    parts.append(links.realised() if rule.total is None else links.expected())
     return chain.chain(*parts)
 
 

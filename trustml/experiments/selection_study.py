@@ -167,7 +167,8 @@ def prepare(config: specs.RunConfig, data: datasets.Dataset) -> Ready:
     clients = len(world(config.seed, "given").offsets) - 1
     algorithm = federation.algorithm(config, build.loss(config, data, task), clients)
     # Every rule is divided by a number that comes with the cohort.
-    aggregator = chain.chain(links.of(weighting_lib.by_data()), links.expected())
+    rule = weighting_lib.by_data()._replace(name="given", total=1.0)
+    aggregator = chain.chain(links.of(rule))
     made = rounds.make(
         algorithm,
         aggregator,

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trustml import rng
+from trustml import _validate, rng
 from trustml.federated import lanes as lanes_lib
 from trustml.federated import sweep
 from trustml.federated.aggregation import chain, link
@@ -81,7 +81,8 @@ class Chosen(NamedTuple):
       numbers: int[M].
       sizes: int[M], examples that each uses.
       weights: float[M] >= 0, of their messages.
-      total: W, what the sum of messages is divided by where that is a constant.
+      total: W, what the sum of messages is divided by where that is a constant;
+        `Weighting.total`.
       arrived: bool[M], whose message reaches the server; None: all. Others train for
         nothing.
       given: pytree of arrays [M, ...], what else each client is told, for algorithms
@@ -91,7 +92,7 @@ class Chosen(NamedTuple):
     numbers: np.ndarray
     sizes: np.ndarray
     weights: np.ndarray
-    total: float = 1.0
+    total: float | None = None
     arrived: np.ndarray | None = None
     given: PyTree = ()
 
@@ -235,17 +236,18 @@ def make(
         arrived = chosen.arrived
         arrived = np.ones(len(sizes), bool) if arrived is None else arrived
         used = np.where(arrived, weights, 0.0)
+        total = _divisor(aggregator, used, chosen.total)
         scale = float(used.max(initial=0.0)) or 1.0
         model, (first_key, train_key, server_key) = begin_jit(server, key)
         given = chosen.given
         if first is not None:
             swept = _sweep(first, model, first_key, chosen, used / scale, (), (), place)
             met = swept.steps > 0
-            total = (used / scale)[met].sum()
+            heard = (used / scale)[met].sum()
             server = prepare_jit(
                 server,
                 swept.totals,
-                np.float32(1 / total if total else 0.0),
+                np.float32(1 / heard if heard else 0.0),
                 np.float32(np.count_nonzero(arrived)),
                 _at(swept, chosen.numbers, population),
                 swept.records,
@@ -275,7 +277,7 @@ def make(
             (
                 swept.records,
                 _at(swept, np.ones(len(sizes), bool), False),
-                np.float32(chosen.total),
+                np.float32(total),
                 server_key,
             ),
         )
@@ -292,6 +294,27 @@ def make(
         return State(server, agg_state, memory), info
 
     return Rounds(init, run)
+
+
+def _divisor(aggregator, weights, total) -> float:
+    """W of a round, if the chain was made for it and for these weights.
+
+    Sizes, and with them weights, may change after a chain was made; the noise is for
+    the largest weight that its rule knew.
+    """
+    most = None if aggregator.release is None else aggregator.rule.s_max
+    largest = float(weights.max(initial=0.0))
+    if most is not None and largest > most * (1 + 1e-9):
+        bound = f"must be at most {most:g}, which the noise is made for"
+        cure = "make the chain with the rule whose weights are largest"
+        _validate.fail("weights", largest, bound, cure)
+    if aggregator.rule.total is None:
+        return float(weights.sum()) or 1.0
+    if total is None:
+        cure = "give the total of the rule of this round"
+        bound = f"says nothing of what divides by {aggregator.rule.name}"
+        _validate.fail("total", total, bound, cure)
+    return _validate.positive("total", total, "select clients that count")
 
 
 class _Kept(NamedTuple):

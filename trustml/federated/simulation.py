@@ -58,9 +58,9 @@ def run(
       rounds: how many.
       batch_size: of a client.
       jit: `jax.jit`.
-      weights: how much a client counts; by data, or uniform where the algorithm asks.
-      aggregator: what becomes of messages; their weighted mean where None. Its own
-        weighting has to be `weights`.
+      weights: how much a client counts where there is no `aggregator`; by data, or
+        uniform where the algorithm asks.
+      aggregator: what becomes of messages; their weighted mean where None.
       seed: of order and dropout.
       noise: `rng.Root` of the aggregator's noise, where it adds any.
       lanes: L.
@@ -74,11 +74,10 @@ def run(
     total = _validate.integer_at_least("rounds", rounds, 1)
     sizes = store.sizes(held)
     selected = selector.init(sizes)
-    if weights is None:
-        weights = weighting_lib.mean() if algorithm.fair else weighting_lib.by_data()
     if aggregator is None:
-        divide = weighting.realised() if weights.total is None else weighting.expected()
-        aggregator = chain.chain(weighting.of(weights), divide)
+        even = weighting_lib.mean() if algorithm.fair else weighting_lib.by_data()
+        aggregator = chain.chain(weighting.of(weights or even))
+    rule = aggregator.rule
     most = selector.cohort + 6 * np.sqrt(selector.cohort) + 20
     capacity = 1 << int(np.ceil(np.log2(min(most, max(len(sizes), 1)))))
     devices = settings.pop("devices", None) or parallel.devices()
@@ -106,9 +105,7 @@ def run(
         members = cohort.clients
         count = sizes[members].astype(np.int64)
         used = count if max_examples is None else np.minimum(count, max_examples)
-        chosen = rounds_lib.Chosen(
-            members, used, weights.of(members, count), weights.total or 1.0
-        )
+        chosen = rounds_lib.Chosen(members, used, rule.of(members, count), rule.total)
         key = rounds_lib.round_key(public, number)
         state, info = made.run(
             state, key, chosen, functools.partial(place, number, members)

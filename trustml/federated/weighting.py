@@ -60,9 +60,7 @@ def mean(cohort: float | None = None) -> Weighting:
 
 def by_data() -> Weighting:
     """Clients count by their examples, as in federated averaging."""
-    return Weighting(
-        "by_data", lambda clients, sizes: sizes.astype(np.float64), None, None
-    )
+    return Weighting("by_data", lambda clients, sizes: _counts(sizes), None, None)
 
 
 def capped_data(
@@ -81,11 +79,12 @@ def capped_data(
     w_hat = _validate.positive("weighting.w_hat", w_hat, "100 is usual")
 
     def of(clients: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        return np.minimum(sizes / w_hat, 1.0)
+        return np.minimum(_counts(sizes) / w_hat, 1.0)
 
     total = None
     if sizes is not None and inclusion is not None:
-        total = float(inclusion @ np.minimum(sizes / w_hat, 1.0))
+        total = float(inclusion @ np.minimum(_counts(sizes) / w_hat, 1.0))
+        _validate.positive("weighting.total", total, "select clients that count")
     return Weighting("capped_data", of, total, 1.0)
 
 
@@ -152,6 +151,16 @@ def check_private(weighting: Weighting) -> Weighting:
         bound = "divides by what the cohort happens to sum to, which is private"
         _validate.fail("weighting", weighting.name, bound, cure)
     return weighting
+
+
+def _counts(sizes: npt.ArrayLike) -> np.ndarray:
+    """Examples as float64, if none is negative or not a number."""
+    found = np.asarray(sizes, np.float64)
+    wrong = found[~(np.isfinite(found) & (found >= 0))]
+    if wrong.size:
+        cure = "count the examples"
+        _validate.fail("sizes", float(wrong[0]), "must be finite and >= 0", cure)
+    return found
 
 
 def _inverse(target: npt.ArrayLike, inclusion: npt.ArrayLike) -> np.ndarray:

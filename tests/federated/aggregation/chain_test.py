@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.federated.aggregation import sensitivity
+from trustml.federated import weighting as rules
 from trustml.federated.aggregation import (
     chain,
     clipping,
@@ -20,6 +21,10 @@ from trustml.federated.aggregation import (
 from trustml.privacy import correlated_noise
 
 D, M, W = 7, 8, 4.0
+ONE = weighting.of(rules.mean(W))
+CAPPED = weighting.of(rules.capped_data(100.0, np.full(M, 100), np.full(M, 0.5)))
+TWICE_ONE = weighting.of(rules.horvitz_thompson(np.ones(M), np.full(M, 1 / 16)))
+BY_DATA = weighting.of(rules.by_data())
 STRATEGY = correlated_noise.strategy([1.0, 0.5, 0.25])
 
 
@@ -29,60 +34,66 @@ def lattice(**options):
 
 # Every kind of link in a chain with a declared sensitivity.
 PRIVATE = {
-    "fixed": (clipping.clip(1.5), dp.central(1.0)),
-    "capped": (clipping.clip(0.5), weighting.capped(examples=100), dp.central(2.0)),
+    "fixed": (clipping.clip(1.5), ONE, dp.central(1.0)),
+    "capped": (clipping.clip(0.5), CAPPED, dp.central(2.0)),
     "inverse": (
         clipping.clip(1.0),
-        weighting.inverse_probability(largest=2.0),
+        TWICE_ONE,
         dp.central(1.0),
     ),
-    "adaptive": (clipping.adaptive(1.5, bit_stddev=2.0), dp.central(1.0)),
+    "adaptive": (clipping.adaptive(1.5, bit_stddev=2.0), ONE, dp.central(1.0)),
     "quantised": (
         clipping.clip(1.0),
         compression.quantise(2),
         clipping.clip(1.0),
+        ONE,
         dp.central(1.0),
     ),
     "rotated": (
         clipping.clip(1.0),
         compression.quantise(1, rotate=True),
         clipping.clip(1.2),
+        ONE,
         dp.central(1.0),
     ),
-    "top_k": (compression.top_k(0.3), clipping.clip(1.0), dp.central(1.0)),
+    "top_k": (compression.top_k(0.3), clipping.clip(1.0), ONE, dp.central(1.0)),
     "no_feedback": (
         clipping.clip(1.0),
         compression.top_k(0.3, error_feedback=False),
+        ONE,
         dp.central(1.0),
     ),
     "sign": (
         clipping.clip(1.0),
         compression.sign(),
         clipping.clip(1.0),
+        ONE,
         dp.central(1.0),
     ),
     "drive": (
         clipping.clip(1.0),
         compression.drive(),
         clipping.clip(1.0),
+        ONE,
         dp.central(1.0),
     ),
-    "low_rank": (low_rank.power_sgd(1), clipping.clip(1.0), dp.central(1.0)),
+    "low_rank": (low_rank.power_sgd(1), clipping.clip(1.0), ONE, dp.central(1.0)),
     "secure": (
         clipping.clip(1.0),
-        weighting.capped(examples=100),
+        CAPPED,
         lattice(neighbours=4),
         dp.discrete(1.0, size=D),
     ),
-    "discrete": (clipping.clip(1.0), dp.discrete(1.0, size=D)),
+    "discrete": (clipping.clip(1.0), ONE, dp.discrete(1.0, size=D)),
     "banded": (
         clipping.clip(1.0),
+        ONE,
         dp.banded(STRATEGY, noise_multiplier=1.0, rounds=1),
     ),
 }
 PLAIN = {
-    "by_examples": (compression.quantise(8), weighting.by_examples()),
-    "local": (clipping.clip(1.0), dp.local(1.0)),
+    "by_data": (compression.quantise(8), BY_DATA),
+    "local": (clipping.clip(1.0), ONE, dp.local(1.0)),
     "robust": (clipping.adaptive(1.0, bit_stddev=0.0), robust.multi_krum(1)),
 }
 
@@ -168,8 +179,8 @@ def test_the_brute_force_catches_noise_for_the_wrong_mean():
     release = weighted_mean_with_noise_for_plain_one(1.0, 1.0)
     with pytest.raises(AssertionError, match="is a multiplier of 0[.]"):
         sensitivity.check_noise_covers(release, D, 1.0)
-    wrong = (clipping.clip(1.0), weighting.by_examples(), dp.central(1.0))
-    expected = r"weighting.by_examples\(\) has no largest weight for dp.central\(1\)"
+    wrong = (clipping.clip(1.0), BY_DATA, dp.central(1.0))
+    expected = r"weighting.by_data has no largest weight for dp.central\(1\)"
     with pytest.raises(ValueError, match=expected):
         chain.chain(*wrong)
 
@@ -188,7 +199,7 @@ def test_the_brute_force_lets_honest_noise_pass(name):
 
 def one_round(aggregator, deltas, examples, mask):
     """(update, memory, records, info) of one round of a chain that sums."""
-    weights = aggregator.weights(examples, None)
+    weights = aggregator.rule.of(np.arange(M), examples).astype(np.float32)
 
     @sensitivity.quick_jit
     def run(deltas, weights, mask, keys):
@@ -205,7 +216,7 @@ def one_round(aggregator, deltas, examples, mask):
 
 
 def test_the_default_chain_is_fedavg():
-    aggregator = chain.chain(weighting.by_examples())
+    aggregator = chain.chain(BY_DATA)
     deltas, n = inputs(1), np.array([1, 2, 3, 5, 8, 20, 0, 7])
     mask = np.arange(M) != 5
     update, memory, records, info = one_round(aggregator, deltas, n, mask)
@@ -240,13 +251,17 @@ def test_a_message_that_is_not_finite_becomes_zero_and_keeps_its_place(bad):
 C1, Z = clipping.clip(1.0), dp.central(1.0)
 WRONG = {
     "clip_after_weight": (
-        (weighting.uniform(), C1),
-        r"clipping.clip\(1\) comes after weighting.uniform\(\); put it before",
+        (ONE, C1),
+        r"clipping.clip\(1\) comes after weighting.mean; put it before",
     ),
     "two_clips": ((C1, C1), r"clipping.clip\(1\) comes beside clipping.clip\(1\)"),
-    "noise_after_divide": (
-        (C1, weighting.expected(), Z),
-        r"dp.central\(1\) comes after weighting.expected\(\); put it before",
+    "noise_before_weight": (
+        (C1, Z, ONE),
+        r"weighting.mean comes after dp.central\(1\); put it before",
+    ),
+    "divided_by_hand": (
+        (C1, ONE, Z, weighting.divide(rules.mean(W))),
+        r"divided by the expected weight .* is put last by the chain; leave it out",
     ),
     "robust_and_secure": (
         (C1, robust.median(), lattice()),
@@ -257,28 +272,32 @@ WRONG = {
         r"dp.central\(1\) needs the sensitivity of robust.krum\(attackers=1\); leave",
     ),
     "robust_and_weights": (
-        (weighting.by_examples(), robust.median()),
-        r"weighting.by_examples\(\) cannot weight the rows of robust.median\(\); use",
-    ),
-    "robust_and_divide": (
-        (robust.median(), weighting.realised()),
-        r"weighting.realised\(\) divides the result of robust.median\(\); leave it",
+        (BY_DATA, robust.median()),
+        r"weighting.by_data cannot weight the rows of robust.median\(\); use",
     ),
     "realised_and_noise": (
-        (C1, Z, weighting.realised()),
-        r"weighting.realised\(\) would divide .* dp.central\(1\); use .*expected",
+        (C1, Z),
+        r"weighting.mean divides by what .* after dp.central\(1\); use a rule",
     ),
-    "by_examples_and_noise": (
-        (C1, weighting.by_examples(), Z),
-        r"weighting.by_examples\(\) has no largest weight for dp.central\(1\); use",
+    "capped_and_realised": (
+        (C1, weighting.of(rules.capped_data(9.0)), Z),
+        r"weighting.capped_data divides by what .* dp.central\(1\); use a rule",
     ),
-    "by_examples_and_local": (
-        (C1, weighting.by_examples(), dp.local(1.0)),
-        r"weighting.by_examples\(\) has no largest weight for dp.local\(1\); use",
+    "hajek_and_noise": (
+        (C1, weighting.of(rules.hajek(np.ones(M), np.full(M, 0.5))), Z),
+        r"weighting.hajek divides by what .* who came, after dp.central\(1\); use",
+    ),
+    "by_data_and_noise": (
+        (C1, BY_DATA, Z),
+        r"weighting.by_data has no largest weight for dp.central\(1\); use",
+    ),
+    "by_data_and_local": (
+        (C1, BY_DATA, dp.local(1.0)),
+        r"weighting.by_data has no largest weight for dp.local\(1\); use",
     ),
     "no_clip": ((Z,), r"dp.central\(1\) needs a bound on .*; put clipping.clip"),
     "compressed_late": (
-        (C1, compression.quantise(4), Z),
+        (C1, compression.quantise(4), ONE, Z),
         r"compression.quantise\(4\) can raise the norm .* dp.central\(1\); put",
     ),
     "compressed_secure": (
@@ -290,12 +309,13 @@ WRONG = {
         r"clipping.adaptive.* tracks a norm after compression.sign\(\); clip again",
     ),
     "exact_bits": (
-        (clipping.adaptive(1.0, bit_stddev=0.0), Z),
+        (clipping.adaptive(1.0, bit_stddev=0.0), ONE, Z),
         r"clipping.adaptive.* releases exact bits beside dp.central\(1\); give",
     ),
     "tracked_banded": (
         (
             clipping.adaptive(1.0, bit_stddev=1.0),
+            ONE,
             dp.banded(STRATEGY, noise_multiplier=1.0, rounds=3),
         ),
         r"clipping.adaptive.* moves the clip norm under dp.banded.*; use",
@@ -305,11 +325,11 @@ WRONG = {
         r"clipping.adaptive.* moves the clip norm under secure.modular_sum.*; use",
     ),
     "local_secure": (
-        (C1, lattice(), dp.local(1.0)),
+        (C1, ONE, lattice(), dp.local(1.0)),
         r"dp.local\(1\) would come before the lattice of secure.modular_sum.*; use",
     ),
     "bits_too_dear": (
-        (clipping.adaptive(1.0, bit_stddev=0.4), Z),
+        (clipping.adaptive(1.0, bit_stddev=0.4), ONE, Z),
         r"noise_multiplier=1.0 must be below 0.8",
     ),
     "not_a_link": ((clipping.clip,), "is not a link; call the factory"),
@@ -331,7 +351,7 @@ def test_messages_of_another_dtype_are_refused():
 
 
 def test_noise_wants_a_root():
-    aggregator = chain.chain(C1, Z)
+    aggregator = chain.chain(C1, ONE, Z)
     with pytest.raises(ValueError, match=r"must be a trustml.rng.Root"):
         aggregator.init({"w": jnp.zeros(3)})
 
@@ -341,7 +361,7 @@ def test_explain_says_what_a_client_can_add():
     assert text.splitlines() == [
         "clipping.clip(2): a client adds at most 2 in L2",
         "compression.quantise(4): no bound on what one client adds",
-        "weighting.uniform(): no bound on what one client adds",
-        "weighting.realised()",
+        "weighting.mean: no bound on what one client adds",
+        "divided by what arrived of weighting.mean",
     ]
-    assert "stddev 1 times that" in chain.chain(C1, Z).explain()
+    assert "stddev 1 times that" in chain.chain(C1, ONE, Z).explain()

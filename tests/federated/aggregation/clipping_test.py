@@ -9,6 +9,7 @@ import pytest
 
 from tests.federated.aggregation import sensitivity
 from trustml import rng
+from trustml.federated import weighting as rules
 from trustml.federated.aggregation import chain, clipping, dp, link, weighting
 
 KEY = jax.random.key(0)
@@ -68,7 +69,8 @@ def test_the_norm_follows_a_quantile_of_the_clients(target):
     directions = gen.normal(size=(m, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     norms = np.exp(gen.normal(size=(rounds, m)) + 1)
-    links = clipping.adaptive(0.1, target=target, bit_stddev=10.0), dp.central(1.0)
+    adaptive = clipping.adaptive(0.1, target=target, bit_stddev=10.0)
+    links = adaptive, weighting.of(rules.mean(float(m))), dp.central(1.0)
     aggregator = chain.chain(*links)
     state = aggregator.init({"w": jnp.zeros(3)}, rng.root(2))
     cohort = link.cohort(jnp.ones(m), expected_weight=float(m))
@@ -105,7 +107,7 @@ def test_bits_are_halves_and_weighted_like_messages():
 
 
 def test_weights_that_are_larger_make_bits_dearer():
-    weight = weighting.inverse_probability(largest=4.0)
+    weight = weighting.of(rules.horvitz_thompson(np.ones(4), np.full(4, 1 / 16)))
     links = clipping.adaptive(1.0, bit_stddev=4.0), weight, dp.central(1.0)
     aggregator = chain.chain(*links)
     state = aggregator.init({"w": jnp.zeros(3)}, rng.root(0))

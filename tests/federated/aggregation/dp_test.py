@@ -9,11 +9,13 @@ import pytest
 from scipy import stats
 
 from trustml import rng
+from trustml.federated import weighting as rules
 from trustml.federated.aggregation import chain, clipping, dp, link, weighting
 from trustml.privacy import correlated_noise
 
 SIZE = 20_000
 KEY = jax.random.key(0)
+ONE = weighting.of(rules.mean(1.0))
 
 
 def released(links, mask, *, seed=0, weights=None, expected_weight=1.0):
@@ -35,7 +37,7 @@ def check_variance(x, stddev):
 
 
 def test_central_noise_does_not_ask_who_came():
-    weight = weighting.inverse_probability(largest=3.0)
+    weight = weighting.of(rules.horvitz_thompson(np.ones(4), np.full(4, 1 / 12)))
     links = clipping.clip(0.5), weight, dp.central(2.0)
     for seed, mask in enumerate([[False] * 4, [True] * 4, [True, False] * 2]):
         x, _, info = released(links, mask, seed=seed, expected_weight=10.0)
@@ -46,7 +48,7 @@ def test_central_noise_does_not_ask_who_came():
 
 
 def test_rounds_and_roots_have_noise_of_their_own():
-    links = clipping.clip(1.0), dp.central(1.0)
+    links = clipping.clip(1.0), ONE, dp.central(1.0)
     aggregator = chain.chain(*links)
     like = {"w": jnp.zeros(SIZE)}
     cohort = link.cohort(np.ones(1), expected_weight=1.0)
@@ -62,7 +64,8 @@ def test_rounds_and_roots_have_noise_of_their_own():
 
 
 def test_local_noise_is_that_of_those_who_came():
-    links = clipping.clip(0.5), weighting.capped(examples=10), dp.local(3.0)
+    capped = weighting.of(rules.capped_data(10.0, np.full(4, 10), np.ones(4)))
+    links = clipping.clip(0.5), capped, dp.local(3.0)
     weights = np.array([1.0, 0.5, 0.25, 1.0])
     mask = [True, True, False, True]
     x, _, _ = released(links, mask, weights=weights, expected_weight=2.0)
@@ -79,6 +82,7 @@ def test_banded_noise_covers_every_pattern_of_participation(bands):
     strategy = correlated_noise.optimize(rounds, bands)
     links = (
         clipping.clip(clip_norm),
+        ONE,
         dp.banded(strategy, noise_multiplier=z, rounds=rounds),
     )
     # The first round's noise is fresh noise: its stddev is z times what T G moves by.
@@ -100,7 +104,11 @@ def test_banded_noise_covers_every_pattern_of_participation(bands):
 
 def test_correlated_noise_is_taken_back():
     strategy = correlated_noise.strategy([1.0, 0.5])
-    links = clipping.clip(1.0), dp.banded(strategy, noise_multiplier=1.0, rounds=4)
+    links = (
+        clipping.clip(1.0),
+        ONE,
+        dp.banded(strategy, noise_multiplier=1.0, rounds=4),
+    )
     aggregator = chain.chain(*links)
     like = {"w": jnp.zeros(SIZE)}
     state = aggregator.init(like, rng.root(1))
@@ -117,7 +125,7 @@ def test_correlated_noise_is_taken_back():
 
 
 def test_discrete_noise_is_no_less_than_asked_for_and_on_a_grid():
-    links = clipping.clip(2.0), dp.discrete(1.0, size=SIZE, bits=4)
+    links = clipping.clip(2.0), ONE, dp.discrete(1.0, size=SIZE, bits=4)
     aggregator = chain.chain(*links)
     assert 1.0 <= aggregator.release.noise_multiplier < 1.01
     x, _, info = released(links, [False])
@@ -132,8 +140,8 @@ def test_what_does_not_fit_is_refused():
     for make in (dp.central, dp.local, lambda z: dp.discrete(z, size=3)):
         with pytest.raises(ValueError, match="noise_multiplier=0.0 must be a finite"):
             make(0.0)
-    aggregator = chain.chain(clipping.clip(1.0), dp.discrete(1.0, size=3))
+    aggregator = chain.chain(clipping.clip(1.0), ONE, dp.discrete(1.0, size=3))
     with pytest.raises(ValueError, match="size=3 is not the 4 coordinates"):
         aggregator.init({"w": jnp.zeros(4)}, rng.root(0))
     with pytest.raises(ValueError, match="grid_bits='scale .*' makes the noise more"):
-        chain.chain(clipping.clip(1.0), dp.discrete(1e6, size=100, bits=20))
+        chain.chain(clipping.clip(1.0), ONE, dp.discrete(1e6, size=100, bits=20))

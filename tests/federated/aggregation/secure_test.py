@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from tests.federated.aggregation import sensitivity
+from trustml.federated import weighting as rules
 from trustml.federated.aggregation import chain, clipping, link, secure, weighting
 
 M, D = 9, 5
@@ -98,8 +99,8 @@ def test_too_few_who_arrive_abort_the_round():
 
 def made(spacing, *, max_clients=M, clip_norm=1.0, size=D, **options):
     link_ = secure.modular_sum(spacing, max_clients=max_clients, size=size, **options)
-    capped = weighting.capped(examples=10)
-    return chain.chain(clipping.clip(clip_norm), capped, link_, weighting.expected())
+    capped = weighting.of(rules.capped_data(10.0, np.full(M, 10), np.ones(M)))
+    return chain.chain(clipping.clip(clip_norm), capped, link_)
 
 
 def one_round(aggregator):
@@ -127,7 +128,8 @@ def test_the_chain_sums_rounded_weighted_messages():
     aggregator = made(spacing, neighbours=4, threshold=0.5)
     gen = np.random.default_rng(3)
     x = gen.normal(size=(M, D)) * 0.3
-    weights, mask = aggregator.weights(n, None), np.arange(M) != 4
+    weights, mask = aggregator.rule.of(np.arange(M), n), np.arange(M) != 4
+    weights = weights.astype(np.float32)
     run = one_round(aggregator)
     clipped, update, info = run(x.astype(np.float32), weights, mask, np.float32(2))
     steps = np.round(np.asarray(clipped) * weights[:, None] / np.float32(spacing))

@@ -55,7 +55,7 @@ class Round(NamedTuple):
     memory: Any
 
 
-def of_chain(aggregator, size, *, expected_weight, rows=8, memory=0.0, probability=0.5):
+def of_chain(aggregator, size, *, expected_weight, rows=8, memory=0.0):
     """A round of a chain; each client has kept `memory` in every coordinate."""
     like = tree(jnp.zeros(size, jnp.float32))
     kept = jax.tree.map(lambda x: x + jnp.float32(memory), aggregator.memory(like))
@@ -78,7 +78,7 @@ def of_chain(aggregator, size, *, expected_weight, rows=8, memory=0.0, probabili
         return update, state, after, record, info
 
     def release(messages, examples, present, seed):
-        weights = aggregator.weights(examples, np.full(len(examples), probability))
+        weights = aggregator.rule.of(np.arange(rows), examples).astype(np.float32)
         messages = messages.astype(np.float32)
         update, *_ = run(state(seed), messages, weights, present)
         return flat(update) * expected_weight

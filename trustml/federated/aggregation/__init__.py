@@ -10,7 +10,7 @@ The names to know:
 `chain.chain`    puts links together, checks their order, knows the sensitivity
 `clipping`       L2 over all leaves, at a fixed norm or one that follows a quantile
 `compression`    stochastic quantisation, top-k, signs; `low_rank` for matrices
-`weighting`      what a client counts, and what the sum is divided by
+`weighting`      a rule of `trustml.federated.weighting` as a link
 `secure`         arithmetic of secure aggregation: masks, dropouts, overflow
 `robust`         medians, trimmed means, Krum, Bulyan
 `dp`             noise: central, local, correlated over rounds, on a grid
@@ -18,7 +18,7 @@ The names to know:
 Example::
 
     aggregator = chain.chain(
-        clipping.clip(1.0), weighting.uniform(), dp.central(noise_multiplier=1.0)
+        clipping.clip(1.0), weighting.of(rule), dp.central(noise_multiplier=1.0)
     )
     state = aggregator.init(params, rng.root())
     message, memory, record = aggregator.client(state, delta, (), key)

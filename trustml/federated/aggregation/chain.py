@@ -9,17 +9,18 @@ robust rules); `server` makes an update of it. Messages with NaN or inf become z
 first, are counted and keep their place in the cohort.
 
 Formal guarantees: whatever a client sends, replacing it by nothing changes the sum
-  before noise by at most `sensitivity(state)` in L2, provided weights come from
-  `weights`. A chain with noise is refused where that is not known: without clipping,
+  before noise by at most `sensitivity(state)` in L2, provided no weight exceeds
+  `rule.s_max`. A chain with noise is refused where that is not known: without clipping,
   with weights by data, with a robust rule, with a denominator that depends on who came.
 
-Left out, weights are 1, the sum is a plain one, and it is divided by the expected
-weight with noise and by the realised one without.
+Left out, weights are 1, and the sum is a plain one. What it is divided by follows from
+the rule of the weights.
 
 Example::
 
+    rule = rules.mean(cohort=50)                     # of `trustml.federated.weighting`
     aggregator = chain.chain(
-        clipping.clip(1.0), weighting.uniform(), dp.central(noise_multiplier=1.0)
+        clipping.clip(1.0), weighting.of(rule), dp.central(noise_multiplier=1.0)
     )
     state = aggregator.init(params, rng.root())
     sent, memory, records = jax.vmap(aggregator.client, (None, 0, 0, 0))(
@@ -36,6 +37,7 @@ import jax
 import jax.numpy as jnp
 
 from trustml import _validate
+from trustml.federated import weighting as rules
 from trustml.federated.aggregation import clipping, link, weighting
 
 ORDER = (
@@ -59,7 +61,7 @@ class Aggregator(NamedTuple):
       server: (state, Message, Cohort, key) -> (update like params, state, Info).
       sensitivity: state -> L2 per user of the sum before noise; None where undeclared.
         A number where the clip norm is fixed; state None stands for the first round.
-      weights: (num_examples_K, probabilities_K or None) -> s_K, float32, on the host.
+      rule: how much a client counts, of `trustml.federated.weighting`.
       release: what the accountant has to know; None without noise.
       explain: () -> the chain in words, a line for each link.
     """
@@ -70,7 +72,7 @@ class Aggregator(NamedTuple):
     collect: str
     server: Callable[..., tuple[Any, Any, link.Info]]
     sensitivity: Callable[..., Any]
-    weights: Callable[..., Any]
+    rule: rules.Weighting
     release: link.Release | None
     explain: Callable[[], str]
 
@@ -158,23 +160,22 @@ def chain(*links: Any) -> Aggregator:
         collect="sum" if collect is None else collect.collect,
         server=server,
         sensitivity=sensitivity,
-        weights=weight.weights,
+        rule=weight.rule,
         release=None if noise is None else noise.release(bounds(before)),
         explain=explain,
     )
 
 
 def _completed(links: list[Any]) -> list[link.Link]:
-    """The links in checked order, with the weights and denominator left out."""
+    """The links in checked order, with weights where left out, and the divisor."""
     _check_order(links)
     robust = any(one.robust for one in links)
     stages = [one.stage for one in links]
     if "weight" not in stages:
         at = sum(stage in ("clip", "compress") for stage in stages)
-        links.insert(at, weighting.uniform())
-    if "divide" not in stages and not robust:
-        private = "noise" in stages
-        links.append(weighting.expected() if private else weighting.realised())
+        links.insert(at, weighting.of(rules.mean()))
+    if not robust:
+        links.append(weighting.divide(_only(links, "weight").rule))
     return links
 
 
@@ -185,6 +186,9 @@ def _check_order(links: list[Any]) -> None:
             cure = "call the factory, such as clipping.clip(1.0)"
             _validate.fail("chain", one, "is not a link", cure)
         stage = one.stage
+        if stage == "divide":
+            cure = "leave it out: the rule of the weights says what divides"
+            _validate.fail("chain", one.label, "is put last by the chain", cure)
         places = [_STAGES.index(stage)]
         if stage == "clip" and at == _STAGES.index("compress"):
             places = [_STAGES.index("clip again")]
@@ -206,12 +210,9 @@ def _check_order(links: list[Any]) -> None:
 
 def _check_pairs(links, weight, collect, noise, tracked) -> None:
     clips = [one for one in links if one.stage == "clip"]
-    divide = _only(links, "divide")
     stacked = collect is not None and collect.robust
-    if stacked and divide is not None:
-        _refuse(divide, "divides the result of", collect, "leave it out: an average is")
-    if stacked and weight.label != weighting.uniform().label:
-        cure = "use weighting.uniform(): robust rules count clients, one each"
+    if stacked and weight.rule.name != rules.mean().name:
+        cure = "use weighting.of(mean()): robust rules count clients, one each"
         _refuse(weight, "cannot weight the rows of", collect, cure)
     if collect is not None and collect.fixed_norm and tracked:
         cure = "use clipping.clip(C): the bound on overflow is checked beforehand"
@@ -223,10 +224,10 @@ def _check_pairs(links, weight, collect, noise, tracked) -> None:
     if stacked:
         cure = "leave out one of the two: a robust rule declares no sensitivity"
         _refuse(noise, "needs the sensitivity of", collect, cure)
-    if divide.realised:
-        cure = "use weighting.expected(), a constant denominator"
-        _refuse(divide, "would divide by what depends on who came, after", noise, cure)
     _check_bounded(links, clips, weight, noise)
+    if weight.rule.total is None:
+        cure = "use a rule with a constant, such as weighting.of(mean(cohort=m))"
+        _refuse(weight, "divides by what depends on who came, after", noise, cure)
     if tracked and not tracked[0].bit_stddev:
         cure = "give bit_stddev a twentieth of the expected cohort"
         _refuse(tracked[0], "releases exact bits beside", noise, cure)
@@ -245,7 +246,7 @@ def _check_pairs(links, weight, collect, noise, tracked) -> None:
 def _check_bounded(links, clips, weight, needs: link.Link) -> None:
     """Raises where `needs` has to know the norm of a client's share, and cannot."""
     if weight.largest_weight is None:
-        cure = "use weighting.uniform() or weighting.capped(examples=...)"
+        cure = "use weighting.of(mean(cohort=m)) or capped_data"
         _refuse(weight, "has no largest weight for", needs, cure)
     if not clips:
         cure = "put clipping.clip(C) first"

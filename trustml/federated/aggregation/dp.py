@@ -22,9 +22,11 @@ those who came: exact for Gaussian noise only.
 
 Example::
 
-    chain.chain(clipping.clip(1.0), dp.central(noise_multiplier=1.0))
+    weight = weighting.of(rules.mean(cohort=50))
+    chain.chain(clipping.clip(1.0), weight, dp.central(noise_multiplier=1.0))
     strategy = correlated_noise.optimize(steps=500, bands=10)
-    chain.chain(clipping.clip(1.0), dp.banded(strategy, noise_multiplier=5, rounds=500))
+    noise = dp.banded(strategy, noise_multiplier=5, rounds=500)
+    chain.chain(clipping.clip(1.0), weight, noise)
 
 References: https://arxiv.org/abs/1710.06963, https://arxiv.org/abs/2103.00039,
 https://arxiv.org/abs/2306.08153, https://arxiv.org/abs/2004.00010

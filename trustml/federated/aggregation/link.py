@@ -163,10 +163,9 @@ class Link(NamedTuple):
       collect: 'sum' or 'stack'; for the stage 'collect'.
       robust: the rule is an average by itself, without a sensitivity.
       fixed_norm: whether the clip norm has to be the same in all rounds.
-      weights: (examples, probabilities) -> s; for the stage 'weight', on the host.
-      largest_weight: s_max of these, None where there is none.
+      rule: `weighting.Weighting`; for the stage 'weight'.
+      largest_weight: s_max of the rule, None where there is none.
       bit_stddev: see `Bounds`.
-      realised: divides by what arrived, not by a constant.
       release: Bounds -> Release; for the stage 'noise'.
     """
 
@@ -181,10 +180,9 @@ class Link(NamedTuple):
     collect: str = "sum"
     robust: bool = False
     fixed_norm: bool = False
-    weights: Callable[..., Any] | None = None
+    rule: Any = None
     largest_weight: float | None = None
     bit_stddev: float | None = None
-    realised: bool = False
     release: Callable[..., Release] | None = None
 
 
@@ -194,7 +192,7 @@ def cohort(weights, mask=None, *, expected_weight, selected=None) -> Cohort:
     Args:
       weights: float32[m], what each client counts.
       mask: bool[m], whose message arrived; None for all.
-      expected_weight: W, a public constant, > 0; see `weighting.expected_weight`.
+      expected_weight: W, a public constant, > 0; `Weighting.total`.
       selected: bool[m], who was asked; None for those whose message arrived.
     """
     weights = jnp.asarray(weights, jnp.float32)
