@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trustml import rng
+from trustml import parallel, rng
 from trustml.federated import lanes as lanes_lib
 from trustml.federated import sweep
 from trustml.federated.aggregation import chain, link
@@ -190,6 +190,13 @@ def make(
         )
         return algorithm.server(server, gathered), agg_state, info
 
+    devices = settings.devices or parallel.devices()
+
+    def home(tree):
+        if len(devices) > 1:
+            return parallel.replicate(tree, devices)
+        return jax.device_put(tree, devices[0])
+
     finish_jit = settings.jit(finish)
     prepare_jit = settings.jit(
         lambda server, totals, scale, count, numbers, records: algorithm.prepare(
@@ -218,7 +225,10 @@ def make(
 
     def run(state, key, chosen, place):
         key = jax.random.wrap_key_data(jax.random.key_data(key))  # not consumed
-        server, agg_state, memory = state
+        # What a round leaves is bound to its devices; the same before the first one,
+        # or every program would be compiled a second time.
+        server, agg_state, key = home((state.server, state.aggregator, key))
+        memory = state.memory
         sizes = np.asarray(chosen.sizes)
         weights = np.asarray(chosen.weights, np.float64)
         arrived = chosen.arrived
