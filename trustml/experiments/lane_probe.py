@@ -42,7 +42,7 @@ FILE = "lanes.json"
 LADDER = (1, 4, 8, 16, 32)
 KERNELS = ("im2col", "vmap")
 SECONDS = 0.3  # of measuring, for each candidate
-SAMPLE = 64  # clients of a timed round, or as many as there are lanes
+SAMPLE = 64  # clients of a timed round at most, or as many as there are lanes
 _WORTH = 0.8  # of the kernel's best so far; below it, no more lanes are tried
 _HOPELESS = 0.25  # of the other kernel with as many lanes; below it, it is given up
 
@@ -113,7 +113,8 @@ def find(
 
     Args:
       offered: of `candidates`.
-      build: (candidate, population) -> the rounds to time.
+      build: (candidate, population) -> the rounds to time, of cohorts like `steps`,
+        or as many clients as lanes.
       params: a model to begin with.
       steps: int[M], of the clients of a usual cohort.
       size: examples of a client of the timed rounds, the same for all of them.
@@ -131,7 +132,7 @@ def find(
         own = [t.steps_per_second for t in found if t.candidate.kernel == kernel]
         rivals = [t.steps_per_second for t in found if t.candidate.lanes == lanes]
         hopeless = _HOPELESS * max(rivals, default=0.0)
-        many = lanes * max(1, SAMPLE // lanes)
+        many = lanes * max(1, min(SAMPLE, len(steps)) // lanes)
         useful = schedule.make(
             steps, lanes=lanes, group=max(candidate.group, 1)
         ).utilization
