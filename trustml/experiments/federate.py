@@ -31,10 +31,12 @@ from trustml.experiments import (
     federate_page,
     federation,
     finished,
+    lane_probe,
     scores,
 )
 from trustml.federated import (
     feed,
+    im2col,
     objective,
     partitions,
     rounds,
@@ -45,8 +47,6 @@ from trustml.federated import (
 )
 from trustml.federated import store as stores
 from trustml.privacy import trainable
-
-LANES = 8  # where the config does not say
 
 
 class Trained(NamedTuple):
@@ -126,18 +126,28 @@ def fit(
     # What clients and server do.
     whole = task.init(rng.step_key(rng.stream(public, "init"), 0))
     params, frozen = trainable.partition(whole, build.trainable(config))
-    loss = _thawed(build.loss(config, data, task), frozen)
-    # Columns are kept in the narrowest types that hold them.
-    algorithm = federation.algorithm(
-        config, lambda params, row, key: loss(params, feed.widen(row), key), clients
-    )
-    made = rounds.make(
-        algorithm,
-        federation.aggregator(config, rule, z),
-        population=clients,
-        settings=_settings(config, clients, devices),
-    )
+    thawed = _thawed(build.loss(config, data, task), frozen)
+
+    def loss(params, row, key):
+        # Columns are kept in the narrowest types that hold them.
+        return thawed(params, feed.widen(row), key)
+
     source = feed.open(held, put=lambda tree: parallel.replicate(tree, devices))
+
+    def build_rounds(way, population):
+        chosen_loss = im2col.rewrite(loss) if way.kernel == "im2col" else loss
+        return rounds.make(
+            federation.algorithm(config, chosen_loss, population),
+            federation.aggregator(config, rule, z),
+            population=population,
+            settings=_settings(config, way, clients, devices),
+        )
+
+    asked = config, build_rounds, loss, params, timeline.sizes(calendar, 0), source
+    way = lane_probe.settle(workdir, lambda: lane_probe.of_run(*asked))
+    if not quiet:
+        print(lane_probe.sentence(way))
+    made = build_rounds(way, clients)
     state = made.init(params, rng.stream(root, "noise"))
     taken = np.zeros(clients, np.int64)
     words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
@@ -294,16 +304,16 @@ def _place(source, words, number, members, now, limit, handed):
     return source.place(now.rows[local])
 
 
-def _settings(config, clients, devices) -> rounds.Settings:
+def _settings(config, way, clients, devices) -> rounds.Settings:
     spec = config.federated
     # A Poisson cohort exceeds this with probability below 1e-9.
     most = spec.cohort + 6 * np.sqrt(spec.cohort) + 20
     capacity = 1 << int(np.ceil(np.log2(min(most, clients))))
     return rounds.Settings(
         jit=jax.jit,
-        lanes=spec.lanes or LANES,
+        lanes=way.lanes,
         batch_size=config.train.batch_size,
-        capacity=max(capacity, 1),
+        capacity=max(capacity, way.lanes),
         epochs=spec.epochs,
         steps=spec.local_steps,
         group=spec.group,

@@ -88,7 +88,8 @@ def _run(jaxpr, consts, args) -> list[Any]:
     for eqn in jaxpr.eqns:
         ins = [read(atom) for atom in eqn.invars]
         if eqn.primitive.name == _CONVOLUTION and not _reason(eqn):
-            outs = [_product(*ins, eqn.outvars[0].aval.shape, eqn.params)]
+            x, kernel = ins
+            outs = [_product(x, kernel, eqn.outvars[0].aval.shape, eqn.params)]
         else:
             params = {name: _entered(value) for name, value in eqn.params.items()}
             params = eqn.primitive.get_bind_params(params)
@@ -141,7 +142,7 @@ def _product(x, kernel, shape, params):
             patches, kernel, (((c_axis,), (0,)), ((), ())), **options
         )
     else:
-        split = {c_axis: (positions, groups, -1)}
+        split: dict[int, tuple[int, ...]] = {c_axis: (positions, groups, -1)}
         if batches > 1:
             split = {n_axis: (groups, -1), c_axis: (positions, -1)}
         patches, where = _split(patches, split)

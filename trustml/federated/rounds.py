@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trustml import _validate, rng
+from trustml import _validate, parallel, rng
 from trustml.federated import lanes as lanes_lib
 from trustml.federated import sweep
 from trustml.federated.aggregation import chain, link
@@ -194,6 +194,13 @@ def make(
         )
         return algorithm.server(server, gathered), agg_state, info
 
+    devices = settings.devices or parallel.devices()
+
+    def home(tree):
+        if len(devices) > 1:
+            return parallel.replicate(tree, devices)
+        return jax.device_put(tree, devices[0])
+
     finish_jit = settings.jit(finish)
     prepare_jit = settings.jit(
         lambda server, totals, scale, count, numbers, records: algorithm.prepare(
@@ -208,7 +215,7 @@ def make(
         )
     )
 
-    def begin(server, key):
+    def announce(server, key):
         words = jax.random.key_data(key)  # folded in three times, never consumed
         keys = [
             jax.random.fold_in(jax.random.wrap_key_data(words), domain)
@@ -216,7 +223,7 @@ def make(
         ]
         return algorithm.model(server), keys
 
-    begin_jit = settings.jit(begin)
+    announce_jit = settings.jit(announce)
 
     def init(params, root=None):
         server = algorithm.init(params)
@@ -230,7 +237,10 @@ def make(
         return State(server, agg_state, memory)
 
     def run(state, key, chosen, place):
-        server, agg_state, memory = state
+        # What a round leaves is bound to its devices; the same before the first one,
+        # or every program would be compiled a second time.
+        server, agg_state, key = home((state.server, state.aggregator, key))
+        memory = state.memory
         sizes = np.asarray(chosen.sizes)
         weights = np.asarray(chosen.weights, np.float64)
         arrived = chosen.arrived
@@ -238,7 +248,7 @@ def make(
         used = np.where(arrived, weights, 0.0)
         total = _divisor(aggregator, used, chosen.total)
         scale = float(used.max(initial=0.0)) or 1.0
-        model, (first_key, train_key, server_key) = begin_jit(server, key)
+        model, (first_key, train_key, server_key) = announce_jit(server, key)
         given = chosen.given
         if first is not None:
             swept = _sweep(first, model, first_key, chosen, used / scale, (), (), place)
@@ -253,7 +263,7 @@ def make(
                 swept.records,
             )
             given = sweep.of_clients(swept, swept.records)
-            model, _ = begin_jit(server, key)
+            model, _ = announce_jit(server, key)
         own = jax.tree.map(lambda x: x[chosen.numbers], memory)
         swept = _sweep(
             train,
