@@ -6,10 +6,13 @@ from trustml import _validate
 
 DATASETS = (
     *("snips", "atis", "nlu_eval", "ag_news", "sst2", "clinc150"),
-    *("digits", "mnist", "adult", "location30", "file"),
+    *("digits", "mnist", "adult", "location30", "shakespeare", "file"),
 )
 VOCABULARIES = ("hashed", "train", "pretrained")
-MODELS = ("logistic", "bag", "mlp", "cnn", "bilstm", "gru", "transformer", "bert")
+MODELS = (
+    *("logistic", "bag", "mlp", "cnn", "bilstm", "gru", "transformer", "bert"),
+    "language_model",
+)
 ADAPTERS = ("lora", "bias")
 POOLINGS = ("mean", "sqrtn", "cls", "first_last", "every_second", "all_layers")
 COMPUTE_DTYPES = ("float32", "bfloat16")
