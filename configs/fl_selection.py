@@ -6,6 +6,7 @@ Source: "Learnings from Federated Learning in the Real World" (ICASSP 2022, arXi
     bash launch/run.sh --config=configs/fl_selection.py              # nlu_eval
     bash launch/run.sh --config=configs/fl_selection.py:snips
     bash launch/run.sh --config=configs/fl_selection.py:newsgroups   # real authors
+    bash launch/run.sh --config=configs/fl_selection.py:shakespeare  # real speakers
     bash launch/run.sh --config=configs/fl_selection.py:smoke
 """
 
@@ -15,8 +16,8 @@ from trustml import config
 
 
 def get_config(arg=""):
-    """The config; `arg` is '', 'snips', 'newsgroups' or 'smoke'."""
-    config.check_argument(arg, ("", "snips", "newsgroups", "smoke"))
+    """The config; `arg` is '', 'snips', 'newsgroups', 'shakespeare' or 'smoke'."""
+    config.check_argument(arg, ("", "snips", "newsgroups", "shakespeare", "smoke"))
     cfg = config.default()
     cfg.experiment = "selection_study"
     cfg.data.name = "nlu_eval"
@@ -65,6 +66,22 @@ def get_config(arg=""):
         cfg.optimizer.learning_rate = 0.1
         cfg.selection.target = 0.5
         cfg.train.eval_every = 5
+    if arg == "shakespeare":
+        cfg.data.name = "shakespeare"
+        cfg.data.max_length = 80
+        cfg.model.name = "language_model"
+        cfg.model.width = 16
+        cfg.model.hidden = (64,)
+        cfg.federated.partition = "natural"
+        cfg.federated.threshold = 20
+        cfg.federated.max_examples = 100  # the longest part has 1,000 windows
+        cfg.selection.arrival = "ordered"  # as the plays go
+        cfg.selection.seeds = 3
+        cfg.selection.correlated_seeds = 0
+        cfg.selection.arms = ("uniform", "capped", "activity")
+        cfg.selection.settings = ("static_all", "continual")
+        cfg.selection.target = 0.3
+        cfg.train.eval_every = 20  # 10,368 windows
     if arg == "smoke":
         cfg.data.limit = 700
         cfg.data.vocabulary_size = 512

@@ -159,9 +159,12 @@ def test_goes_on_with_the_first_run_that_is_missing(tmp_path, ready, monkeypatch
 def test_all_runs_use_one_program(ready):
     wanted = list(selection_study.jobs(ready.config))
     selection_study.train(ready, wanted[0])
+    chosen = wanted[5::7]  # every arm, setting and world
     before = len(TRACED)
     assert before
-    for job in wanted[1:]:
+    for field, many in (("arm", 4), ("setting", 3), ("world", 2)):
+        assert len({getattr(job, field) for job in chosen}) == many
+    for job in chosen:
         selection_study.train(ready, job)
     assert len(TRACED) == before
 

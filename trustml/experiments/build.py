@@ -23,7 +23,15 @@ import rich.console
 import rich.progress
 
 from trustml import _validate, parallel, rng, specs
-from trustml.data import augment, batches, datasets, files, spelling, tokenizers
+from trustml.data import (
+    augment,
+    batches,
+    datasets,
+    files,
+    speakers,
+    spelling,
+    tokenizers,
+)
 from trustml.experiments import units
 from trustml.models import (
     adapters,
@@ -33,6 +41,7 @@ from trustml.models import (
     cnn,
     gru,
     hf,
+    language_model,
     logistic,
     mlp,
     reader,
@@ -66,6 +75,11 @@ def dataset(config: specs.RunConfig) -> datasets.Dataset:
       FileNotFoundError: with the file and the place it was looked for.
     """
     spec = config.data
+    if spec.name == speakers.NAME:
+        made = speakers.load(
+            max_length=spec.max_length, limit=spec.limit, seed=config.seed
+        )
+        return _whole(made, f"data.name={spec.name!r}")
     text = {
         "max_length": spec.max_length,
         "vocabulary": spec.vocabulary,
@@ -191,6 +205,13 @@ def task(config: specs.RunConfig, data: datasets.Dataset) -> Task:
             classes,
             channels=spec.channels,
             hidden=spec.hidden,
+            dropout=spec.dropout,
+        )
+    if spec.name == "language_model":
+        return language_model.task(
+            data.vocab_size,
+            width=spec.width,
+            hidden=spec.hidden[0] if spec.hidden else spec.width,
             dropout=spec.dropout,
         )
     if spec.name == "logistic":

@@ -141,13 +141,10 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
 
 
 def jobs(config: specs.RunConfig) -> Iterator[Job]:
-    """All of them, seed by seed, so that an unfinished study is of whole seeds."""
+    """All of them; within a world seed by seed, so that part of them is whole seeds."""
     spec = config.selection
-    for seed in range(config.seed, config.seed + spec.seeds):
-        worlds = ["given"]
-        if seed - config.seed < spec.correlated_seeds:
-            worlds.append("correlated")
-        for world in worlds:
+    for world, seeds in (("given", spec.seeds), ("correlated", spec.correlated_seeds)):
+        for seed in range(config.seed, config.seed + seeds):
             for setting in spec.settings:
                 for arm in spec.arms:
                     yield Job(seed, world, setting, arm)
@@ -207,15 +204,19 @@ def collect(
     folder = workdir / "runs"
     folder.mkdir(parents=True, exist_ok=True)
     wanted, found = list(jobs(ready.config)), {}
+
+    def read(job):
+        return _read(folder / f"{job.name}.json", ready.fingerprint)
+
     for job in wanted:
-        if (kept := _read(folder / f"{job.name}.json", ready.fingerprint)) is None:
+        if (kept := read(job)) is None:
             break
         found[job] = kept
     with writer_lib.Writer(
         workdir, len(wanted), quiet=quiet, resume_step=len(found) or None, name="run"
     ) as out:
         for number, job in enumerate(wanted[len(found) :], len(found) + 1):
-            found[job] = train(ready, job)
+            found[job] = read(job) or train(ready, job)
             kept = {"fingerprint": ready.fingerprint, **found[job]._asdict()}
             report_lib.put(folder / f"{job.name}.json", json.dumps(kept) + "\n")
             out.write(number, {"accuracy": found[job].accuracy[-1]})

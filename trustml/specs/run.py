@@ -102,6 +102,8 @@ class RunConfig:
             bound = f"is no classification, which experiment={self.experiment!r} needs"
             cure = f"set experiment to one of {', '.join(_ALL_KINDS)}"
             _validate.fail("data.name", self.data.name, bound, cure)
+        if self.model.name == "language_model":
+            self._check_language_model()
         if self.model.cache_features:
             self._check_cache()
         if self.experiment == "trust_report":
@@ -298,6 +300,12 @@ class RunConfig:
             _validate.fail("optimizer.name", self.optimizer.name, bound, "set it 'sgd'")
         if self.privacy.enabled:
             self._check_private_federation()
+
+    def _check_language_model(self):
+        if self.experiment != "selection_study":
+            bound = f"predicts tokens, and experiment={self.experiment!r} wants labels"
+            cure = "choose another model"
+            _validate.fail("model.name", "language_model", bound, cure)
 
     def _check_selection(self):
         spec, where = self.federated, "experiment='selection_study'"

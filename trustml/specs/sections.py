@@ -6,7 +6,7 @@ from trustml import _validate
 
 DATASETS = (
     *("snips", "atis", "nlu_eval", "ag_news", "sst2", "clinc150"),
-    *("digits", "mnist", "adult", "location30", "newsgroups20"),
+    *("digits", "mnist", "adult", "location30", "newsgroups20", "shakespeare"),
     *("wnut17", "ud_ewt", "squad", "e2e_nlg", "file"),
 )
 KINDS = {
@@ -19,7 +19,7 @@ WITH_USERS = ("newsgroups20", "ud_ewt", "squad")  # sets that say whose a row is
 VOCABULARIES = ("hashed", "train", "pretrained")
 MODELS = (
     *("logistic", "bag", "mlp", "cnn", "bilstm", "gru", "transformer", "bert"),
-    *("reader", "seq2seq"),
+    *("language_model", "reader", "seq2seq"),
 )
 ADAPTERS = ("lora", "bias")
 POOLINGS = ("mean", "sqrtn", "cls", "first_last", "every_second", "all_layers")
