@@ -26,6 +26,7 @@ from trustml.specs.sections import (
     ReportSpec,
     TrainSpec,
 )
+from trustml.specs.tune import TuneSpec
 
 __all__ = [
     "AttackSpec",
@@ -40,4 +41,5 @@ __all__ = [
     "ReportSpec",
     "RunConfig",
     "TrainSpec",
+    "TuneSpec",
 ]
