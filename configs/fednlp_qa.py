@@ -1,7 +1,8 @@
 """FedNLP, span extraction: SQuAD, 38 articles as clients.
 
 Source: Lin et al. 2022 (arXiv 2104.08815); reader after Chen et al. 2017
-(arXiv 1704.00051). The test questions are about 10 other articles: clients that nobody has trained on.
+(arXiv 1704.00051). The test questions are about 10 other articles: clients that nobody
+has trained on.
 
 `sweep()` is the grid of client and server optimizers, FedProx on and off, over the
 partitions, and training in one place: every cell tries the same learning rates on the
@@ -21,6 +22,7 @@ from trustml import config
 PARTITIONS = ("natural", "label_dirichlet", "quantity_dirichlet")
 PROX = 0.01
 SHARED = 0.005  # the one client learning rate of FedNLP's rule
+CENTRALISED_STEPS = 2500  # as many batches as the clients have together
 
 
 def get_config(arg=""):
@@ -48,7 +50,7 @@ def get_config(arg=""):
     cfg.train.log_every = 5
     if arg == "centralised":
         cfg.experiment = "centralised"
-        cfg.train.steps = 2500  # as many batches as the clients have together
+        cfg.train.steps = CENTRALISED_STEPS
         cfg.train.log_every = 50
         cfg.train.eval_every = 250
     if arg == "smoke":
@@ -78,9 +80,8 @@ def sweep():
     for client in ("sgd", "momentum", "adamw"):
         yield {
             "experiment": "tune",
-            "federated.partition": "centralised",
-            "federated.prox": 0.0,
+            "tune.centralised": True,
             "optimizer.name": client,
-            "federated.server_optimizer": "sgd",
-            "tune.shared_rate": 0.0,
+            "train.steps": CENTRALISED_STEPS,
+            "train.log_every": 100,
         }

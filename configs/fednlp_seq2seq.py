@@ -21,6 +21,7 @@ from trustml import config
 PARTITIONS = ("label_dirichlet", "quantity_dirichlet", "iid")
 PROX = 0.01
 SHARED = 0.005  # the one client learning rate of FedNLP's rule
+CENTRALISED_STEPS = 4800  # as many batches as the clients have together
 
 
 def get_config(arg=""):
@@ -49,7 +50,7 @@ def get_config(arg=""):
     cfg.train.log_every = 5
     if arg == "centralised":
         cfg.experiment = "centralised"
-        cfg.train.steps = 4800  # as many batches as the clients have together
+        cfg.train.steps = CENTRALISED_STEPS
         cfg.train.log_every = 100
         cfg.train.eval_every = 600
     if arg == "smoke":
@@ -77,9 +78,8 @@ def sweep():
     for client in ("sgd", "momentum", "adamw"):
         yield {
             "experiment": "tune",
-            "federated.partition": "centralised",
-            "federated.prox": 0.0,
+            "tune.centralised": True,
             "optimizer.name": client,
-            "federated.server_optimizer": "sgd",
-            "tune.shared_rate": 0.0,
+            "train.steps": CENTRALISED_STEPS,
+            "train.log_every": 100,
         }

@@ -22,6 +22,7 @@ from trustml import config
 PARTITIONS = ("natural", "label_dirichlet", "quantity_dirichlet")
 PROX = 0.01
 SHARED = 0.005  # the one client learning rate of FedNLP's rule
+CENTRALISED_STEPS = 1700  # as many batches as the clients have together
 
 
 def get_config(arg=""):
@@ -54,7 +55,7 @@ def get_config(arg=""):
         cfg.federated.epochs = 3
     if arg == "centralised":
         cfg.experiment = "centralised"
-        cfg.train.steps = 1700  # as many batches as the clients have together
+        cfg.train.steps = CENTRALISED_STEPS
         cfg.train.log_every = 50
         cfg.train.eval_every = 200
     if arg == "smoke":
@@ -82,9 +83,8 @@ def sweep():
     for client in ("sgd", "momentum", "adamw"):
         yield {
             "experiment": "tune",
-            "federated.partition": "centralised",
-            "federated.prox": 0.0,
+            "tune.centralised": True,
             "optimizer.name": client,
-            "federated.server_optimizer": "sgd",
-            "tune.shared_rate": 0.0,
+            "train.steps": CENTRALISED_STEPS,
+            "train.log_every": 100,
         }

@@ -81,6 +81,10 @@ def _experiment(name: str) -> Callable[[specs.RunConfig, pathlib.Path], Any]:
         from trustml.experiments import centralised
 
         return centralised.run
+    if name == "tune":
+        from trustml.experiments import tune
+
+        return tune.run
     if name == "selection_study":
         from trustml.experiments import selection_study
 

@@ -15,7 +15,8 @@ The same command again skips the points that are finished and continues those th
 killed. SIGTERM ends the points that run, too. A point that fails is reported, the
 others go on, and the exit code is 1. At the end, over all finished points: frontier.md,
 .csv, .json, .svg and .html, where points that differ in the seed alone are one setting
-with a t-interval over seeds.
+with a t-interval over seeds. Points of experiment 'tune' are cells of a grid as well:
+grid.json and .html.
 """
 
 import csv
@@ -36,7 +37,7 @@ from typing import Any, NamedTuple
 from launch import run
 from trustml import _validate, specs
 from trustml import report as report_lib
-from trustml.report import frontier
+from trustml.report import frontier, grid
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _LAUNCHERS = ("local", "slurm")
@@ -321,15 +322,20 @@ def _duration(seconds: float) -> str:
 def summarize(sweep: Sweep) -> pathlib.Path | None:
     """Writes the frontier of the finished points; returns the page, or None."""
     found: list[dict[str, Any]] = []
+    cells: list[dict[str, Any]] = []
     for point in sweep.points:
         if point.finished:
             page = json.loads((point.workdir / "report.json").read_text())
+            if (cell := grid.entry(page)) is not None:
+                cells.append(cell)
             entries = frontier.point(page)
             for entry in entries:
                 several = f", {entry['name']}" if len(entries) > 1 else ""
                 found.append(entry | {"name": point.setting + several})
     if not found:
         return None
+    if cells:
+        grid.write(sweep.workdir, cells, title=sweep.title)
     page = frontier.write(sweep.workdir, found, title=sweep.title)
     report_lib.put(sweep.workdir / "frontier.csv", _table(frontier.collapse(found)))
     return page

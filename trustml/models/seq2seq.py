@@ -6,8 +6,8 @@
     p(y_u | y_<u) = g_u softmax(W_o m_u)[y_u] + (1 - g_u) sum_t w_ut 1[x_t = y_u]
 
 with g_u = sigmoid(v . m_u): the next word is one of the vocabulary or one of those that
-were given (Luong et al. 2015 for the attention, See et al. 2017 for the copies), such as
-a name that no text of training had.
+were given, such as a name that no text of training had (Luong et al. 2015 for the
+attention, See et al. 2017 for the copies).
 
 y_0 is the padding id 0, which also ends a text: the model learns to say it after the
 last token. In training the right words go before (teacher forcing), and `predict` gives

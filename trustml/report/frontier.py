@@ -48,6 +48,8 @@ def point(report: Mapping[str, Any], name: str | None = None) -> list[dict[str, 
       One dictionary per run that has a test accuracy: name, epsilon (None without
       privacy), delta, accuracy {value, lo, hi, n}, seconds_per_step.
     """
+    if "headline" in report:
+        return [_headline(report, name)]
     out = []
     for run in report["runs"]:
         if schema.number(run, "test", "accuracy", "value") is None:
@@ -63,6 +65,17 @@ def point(report: Mapping[str, Any], name: str | None = None) -> list[dict[str, 
             }
         )
     return out
+
+
+def _headline(report: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """The point of a page of `study` that says by which figure it is compared."""
+    return {
+        "name": name or report["title"],
+        "epsilon": schema.number(report, "privacy", "epsilon_as_run"),
+        "delta": schema.number(report, "privacy", "delta"),
+        "accuracy": report["headline"],
+        "seconds_per_step": None,
+    }
 
 
 def collapse(points: Points) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from trustml.specs.sections import (
     TrainSpec,
 )
 from trustml.specs.selection import SelectionSpec
+from trustml.specs.tune import TuneSpec
 
 __all__ = [
     "AttackSpec",
@@ -42,4 +43,5 @@ __all__ = [
     "RunConfig",
     "SelectionSpec",
     "TrainSpec",
+    "TuneSpec",
 ]

@@ -18,13 +18,14 @@ from trustml.specs.sections import (
     TrainSpec,
 )
 from trustml.specs.selection import SelectionSpec
+from trustml.specs.tune import TuneSpec
 
 EXPERIMENTS = (
     *("train", "trust_report", "compare"),
     *("membership", "canary_extraction", "audit"),
-    *("federate", "centralised", "selection_study"),
+    *("federate", "centralised", "selection_study", "tune"),
 )
-_ALL_KINDS = ("federate", "centralised")  # for tags, spans and sentences, too
+_ALL_KINDS = ("federate", "centralised", "tune")  # for tags, spans and sentences, too
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class RunConfig:
       canary: see `CanarySpec`.
       federated: see `FederatedSpec`.
       selection: see `SelectionSpec`.
+      tune: see `TuneSpec`.
     """
 
     experiment: str = "train"
@@ -62,6 +64,7 @@ class RunConfig:
     canary: CanarySpec = dataclasses.field(default_factory=CanarySpec)
     federated: FederatedSpec = dataclasses.field(default_factory=FederatedSpec)
     selection: SelectionSpec = dataclasses.field(default_factory=SelectionSpec)
+    tune: TuneSpec = dataclasses.field(default_factory=TuneSpec)
 
     def __post_init__(self):
         _validate.one_of("experiment", self.experiment, EXPERIMENTS)
@@ -93,11 +96,14 @@ class RunConfig:
             self._check_audit()
         if self.experiment == "canary_extraction":
             self._check_canary()
-        if self.experiment == "federate":
+        if self.experiment in ("federate", "tune"):
             self._check_federate()
         if self.experiment == "selection_study":
             self._check_federate()
             self._check_selection()
+        if self.experiment in ("centralised", "tune") and self.privacy.enabled:
+            bound = f"does not go with experiment={self.experiment!r}"
+            _validate.fail("privacy.enabled", True, bound, "set it to False")
         if self.data.kind != "classification" and self.experiment not in _ALL_KINDS:
             bound = f"is no classification, which experiment={self.experiment!r} needs"
             cure = f"set experiment to one of {', '.join(_ALL_KINDS)}"
