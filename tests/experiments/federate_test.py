@@ -52,6 +52,22 @@ def test_end_to_end(tmp_path):
     assert federate.run(config(train__steps=30, federated__cohort=10), tmp_path) == page
 
 
+def test_personal_models_on_what_clients_kept_out(tmp_path):
+    run = config(
+        federated__algorithm="ditto",
+        federated__held_out=0.25,
+        federated__clients=8,
+        train__steps=4,
+    )
+    federate.run(run, tmp_path)
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["client_accuracy_on"] == "held out"
+    both = found["personal_accuracy"]
+    assert both["own"]["clients"] == both["server"]["clients"] > 0
+    assert 0 <= both["own"]["worst_decile"] <= both["own"]["client_mean"] <= 1
+    assert "own models have" in (tmp_path / "report.html").read_text()
+
+
 def weights(found):
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(found.params)]
 

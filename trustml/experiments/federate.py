@@ -36,6 +36,7 @@ from trustml.experiments import (
 )
 from trustml.federated import (
     feed,
+    held_out,
     im2col,
     objective,
     partitions,
@@ -54,7 +55,10 @@ class Trained(NamedTuple):
 
     Attributes:
       params: of the server.
-      store: who held what.
+      store: who held what, to train on.
+      tests: what each client kept out; None where nothing was.
+      personal: of the algorithm, (params, memory) -> a client's own model, or None.
+      memory: what clients remember, arrays [K, ...]; () if nothing.
       dealt: the partition; None where the clients are natural.
       sentence: what was really optimised.
       privacy: what was promised to each client; None without noise.
@@ -67,6 +71,9 @@ class Trained(NamedTuple):
 
     params: Any
     store: stores.ClientStore
+    tests: stores.ClientStore | None
+    personal: Any
+    memory: Any
     dealt: partitions.Partition | None
     sentence: str
     privacy: user_privacy.UserPrivacy | None
@@ -112,6 +119,11 @@ def fit(
     private = config.privacy.enabled
     # Who holds what, and when.
     held, dealt = federation.store(config, data)
+    tests = None
+    if spec.held_out:
+        seed_words = rng.step_key(rng.stream(rng.root(config.seed), "held_out"), 0)
+        words = jax.random.key_data(seed_words)
+        held, tests = held_out.split(held, spec.held_out, words)
     clients = len(held.offsets) - 1
     calendar = federation.periods(config, held)
     # Randomness: noise and, under privacy, selection are secret.
@@ -242,6 +254,9 @@ def fit(
     return Trained(
         params=trainable.combine(state.server.params, frozen),
         store=held,
+        tests=tests,
+        personal=federation.algorithm(config, loss, clients).personal,
+        memory=state.memory[0],
         dealt=dealt,
         sentence=objective.effective(chosen_by, selected, rule).sentence,
         privacy=None if promise is None else promise(total),

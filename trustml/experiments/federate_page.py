@@ -6,7 +6,7 @@ Everything here words and draws what `trustml.experiments.federate` measured.
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,20 +15,20 @@ from trustml import intervals, specs
 from trustml import task as task_lib
 from trustml.data import datasets
 from trustml.experiments import federation, scores
-from trustml.federated import partitions, user_privacy
+from trustml.federated import evaluation, feed, partitions, user_privacy
 from trustml.federated import store as stores
 from trustml.report import drawing, fmt, partition, study, tables, words
 
 _STRATA = 10
 
+N_MIN = 5  # examples that a client needs to count in quantiles
+
 METHODS = (
-    "The test split was held by nobody. A client's own accuracy is that of the "
-    "server's model on the client's training examples; a small client's is coarse.",
+    "The test split was held by nobody.",
     "Deciles are of clients, by how many examples they hold, the smallest first.",
 )
 LIMITS = (
     "Clients are simulated: no message was sent, and nothing was measured on devices.",
-    "Accuracy on clients' own examples is accuracy on training data.",
 )
 
 
@@ -62,7 +62,8 @@ def write(
     statistics = partitions.summary.of_counts(counts)
     own = by_client(task, trained, data.kind)
     total = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(trained.params))
-    strata = deciles(sizes, own, trained.taken)
+    strata = deciles(sizes, own.server, trained.taken)
+    apart = personalised(own)
     found = {
         "kind": data.kind,
         "scores": numbers(tested),
@@ -74,7 +75,11 @@ def write(
         "bytes_per_client": 4 * trained.sent,
         "bytes_per_round": 4 * trained.sent * config.federated.cohort,
         "clients": statistics._asdict(),
-        "client_accuracy": spread(own),
+        "client_accuracy": summarised(
+            own.server, own.examples, own.n_min, taken=trained.taken, activity=sizes
+        ),
+        "personal_accuracy": apart,
+        "client_accuracy_on": "training" if trained.tests is None else "held out",
         "deciles": strata,
         "objective": trained.sentence,
         "privacy": None if trained.privacy is None else promised(trained),
@@ -87,7 +92,7 @@ def write(
     }
     cards = (
         learnt(tested, without, data.kind, told_of(config, statistics, trained, total)),
-        served(own, strata),
+        served(own, strata, apart),
         told(trained),
     )
     sections = (
@@ -113,7 +118,7 @@ def write(
                 (
                     "Whom the model serves",
                     bars(strata),
-                    "Mean accuracy on their own examples, by decile of size.",
+                    f"Mean accuracy on their own {_kind(trained)}, by decile of size.",
                 ),
             ),
             tables=(decile_table(strata),),
@@ -125,8 +130,8 @@ def write(
         cards,
         sections,
         numbers=found,
-        methods=METHODS,
-        limits=LIMITS + _uncovered(trained),
+        methods=(*METHODS, _measured(own, trained)),
+        limits=(*LIMITS, *_on_training(trained), *_uncovered(trained)),
     )
     return path, tested
 
@@ -156,41 +161,51 @@ def label_counts(held: stores.ClientStore, labels: int) -> np.ndarray:
     return np.bincount(flat, minlength=len(sizes) * labels).reshape(-1, labels)
 
 
-def by_client(task: task_lib.Task, trained: Any, kind: str) -> np.ndarray:
-    """Accuracy of the server's model on each client's examples; NaN without any."""
-    held = trained.store
-    columns = {name: _wide(np.asarray(x)) for name, x in held.columns.items()}
-    correct = scores.per_example(task, trained.params, columns, kind)
-    sums = np.concatenate([[0], np.cumsum(correct)])[held.offsets]
-    sizes = np.diff(held.offsets)
-    with np.errstate(invalid="ignore"):
-        return np.where(sizes > 0, np.diff(sums) / np.maximum(sizes, 1), np.nan)
+class Clients(NamedTuple):
+    """Accuracy on each client's examples, float64[K]; NaN where it has none.
+
+    Attributes:
+      server: of the server's model.
+      own: of the clients' own models; None where they have none. NaN for clients that
+        took part in no round.
+      examples: int64[K], that these are means over.
+      n_min: examples that a client needs to count in quantiles.
+    """
+
+    server: np.ndarray
+    own: np.ndarray | None
+    examples: np.ndarray
+    n_min: int
 
 
-def _wide(column: np.ndarray) -> np.ndarray:
-    return column.astype(np.int32) if column.dtype.kind in "iu" else column
+def by_client(task: task_lib.Task, trained: Any, kind: str) -> Clients:
+    """Accuracies on what clients kept out, or where nothing was, on what they hold."""
+    held = trained.store if trained.tests is None else trained.tests
+    metrics = {"accuracy": task.metrics[scores.PER_EXAMPLE[kind]]}
+    sizes = np.asarray(stores.sizes(held)).astype(np.int64)
+    device = jax.devices()[:1]
 
+    def accuracies(own, memory):
+        evaluate = evaluation.make(
+            task.predict, metrics, jit=jax.jit, own=own, devices=device
+        )
+        found = evaluate(params, source.place, sizes, memory=memory)
+        return found.values["accuracy"]
 
-def spread(own: np.ndarray) -> dict[str, float]:
-    """Mean and quantiles over clients."""
-    some = own[np.isfinite(own)]
-    low, middle, high = np.quantile(some, (0.1, 0.5, 0.9))
-    worst = np.sort(some)[: max(1, len(some) // 10)].mean()
-    return {
-        "mean": float(some.mean()),
-        "p10": float(low),
-        "median": float(middle),
-        "p90": float(high),
-        "worst_decile": float(worst),
-    }
+    params = jax.device_put(jax.device_get(trained.params), device[0])
+    source = feed.open(held)
+    server, own = accuracies(None, ()), None
+    if trained.personal is not None:
+        own = accuracies(trained.personal, trained.memory)
+        own = np.where(trained.taken > 0, own, np.nan)
+    source.close()
+    return Clients(server, own, sizes, N_MIN if sizes.max() >= N_MIN else 1)
 
 
 def deciles(sizes: np.ndarray, own: np.ndarray, taken: np.ndarray) -> list[dict]:
     """Clients in order of size, in ten parts: their sizes, accuracy, rounds."""
-    there = np.flatnonzero(np.isfinite(own))
-    order = there[np.argsort(sizes[there], kind="stable")]
     out = []
-    for part in np.array_split(order, min(_STRATA, len(order))):
+    for part in evaluation.by_activity(sizes, np.isfinite(own), _STRATA):
         mean = intervals.mean(own[part], bounds=(0, 1))
         out.append(
             {
@@ -202,6 +217,27 @@ def deciles(sizes: np.ndarray, own: np.ndarray, taken: np.ndarray) -> list[dict]
             }
         )
     return out
+
+
+def personalised(found: Clients) -> dict[str, Any] | None:
+    """The server's model and their own, on the same clients: those that took part."""
+    if found.own is None or not np.isfinite(found.own).any():
+        return None
+    both = np.isfinite(found.own)
+    examples = np.where(both, found.examples, 0)
+    models = {"server": found.server, "own": found.own}
+    return {
+        name: summarised(np.where(both, values, np.nan), examples, found.n_min)
+        for name, values in models.items()
+    }
+
+
+def summarised(values, examples, n_min, **more) -> dict[str, Any] | None:
+    """`evaluation.summary` as numbers of a report, without its deciles."""
+    made = evaluation.summary(values, examples, n_min=n_min, **more)
+    if made is None:
+        return None
+    return {k: v for k, v in made._asdict().items() if k != "deciles"}
 
 
 def promised(trained: Any) -> dict[str, Any]:
@@ -265,10 +301,20 @@ def score_table(tested: scores.Scores, without: scores.Scores, kind: str) -> str
     )
 
 
-def served(own: np.ndarray, strata: list[dict]) -> words.Card:
+def served(own: Clients, strata: list[dict], apart: Any) -> words.Card:
     """Whom it serves worse."""
-    found = spread(own)
+    found = summarised(own.server, own.examples, own.n_min)
+    if found is None:
+        question, said = "Whom does it serve worse?", "No client has an example."
+        return words.Card(question, said, (), tone="warn")
     small, large = (strata[i]["accuracy"]["value"] for i in (0, -1))
+    personal = ()
+    if apart is not None:
+        means = [fmt.percent(apart[name]["client_mean"]) for name in ("own", "server")]
+        personal = (
+            f"Clients' own models have {means[0]} on average over the clients that "
+            f"took part, the server's {means[1]} there.",
+        )
     return words.Card(
         "Whom does it serve worse?",
         f"The worst tenth of the clients has {fmt.percent(found['worst_decile'])}, the "
@@ -276,6 +322,7 @@ def served(own: np.ndarray, strata: list[dict]) -> words.Card:
         (
             f"The smallest tenth by examples has {fmt.percent(small)}, the largest "
             f"{fmt.percent(large)}.",
+            *personal,
         ),
         tone="warn" if found["worst_decile"] < found["median"] - 0.2 else "plain",
     )
@@ -349,6 +396,23 @@ def decile_table(strata: list[dict]) -> str:
     ]
     head = ("examples", "clients", "accuracy", "rounds taken part in")
     return tables.table(head, rows, "Clients by size")
+
+
+def _kind(trained: Any) -> str:
+    return "examples" if trained.tests is None else "held-out examples"
+
+
+def _measured(own: Clients, trained: Any) -> str:
+    return (
+        f"A client's own accuracy is on its {_kind(trained)}, a small client's is "
+        f"coarse: quantiles are over clients with {own.n_min} or more of them."
+    )
+
+
+def _on_training(trained: Any) -> tuple[str, ...]:
+    if trained.tests is not None:
+        return ()
+    return ("Accuracy on clients' own examples is accuracy on training data.",)
 
 
 def _uncovered(trained: Any) -> tuple[str, ...]:

@@ -184,6 +184,19 @@ def sample(generator: np.random.Generator, scale: int, count: int) -> np.ndarray
     return np.concatenate([np.zeros(0, np.int64), *kept])
 
 
+def sample_laplace(
+    generator: np.random.Generator, scale: int, count: int
+) -> np.ndarray:
+    """`count` draws of the law exp(-|k| / scale), int64[count]; exact likewise."""
+    kept, missing = [np.zeros(0, np.int64)], count
+    while missing > 0:
+        u, v, negative = _laplace(generator, scale, 2 * missing + 16)
+        y = u + scale * v
+        kept.append(np.where(negative, -y, y)[:missing])
+        missing -= len(kept[-1])
+    return np.concatenate(kept)
+
+
 def discrete(event: Any) -> Any:
     """The event with discrete Gaussian releases for its Gaussian ones."""
     if isinstance(event, dp_accounting.ComposedDpEvent):
@@ -243,12 +256,7 @@ def _propose(generator: np.random.Generator, scale: int, count: int) -> np.ndarr
     exp(-(|y| - s)^2 / (2 s^2)), and with ||y| - s| = s p + r that is the product of
     exp(-1/2) p^2 times, exp(-r/s) p times, and exp(-r^2 / (2 s^2)).
     """
-    u = generator.integers(0, scale, count)
-    u = u[_coins(generator, u, scale)]
-    v = _runs(generator, len(u))
-    negative = generator.integers(0, 2, len(u)) == 1
-    once = ~(negative & (u == 0) & (v == 0))  # 0 has one sign
-    u, v, negative = u[once], v[once], negative[once]
+    u, v, negative = _laplace(generator, scale, count)
     p = np.where(v > 0, v - 1, np.where(u == 0, 1, 0))
     r = np.where(v > 0, u, np.where(u == 0, 0, scale - u))
     kept = _repeated(generator, np.ones_like(r), 2, p * p)
@@ -256,6 +264,16 @@ def _propose(generator: np.random.Generator, scale: int, count: int) -> np.ndarr
     kept[kept] = _coins(generator, r[kept] ** 2, 2 * scale**2)
     y = (u + scale * v)[kept]
     return np.where(negative[kept], -y, y)
+
+
+def _laplace(generator, scale: int, count: int):
+    """(u, v, negative) of at most `count` draws u + s v of the law exp(-|y| / s)."""
+    u = generator.integers(0, scale, count)
+    u = u[_coins(generator, u, scale)]
+    v = _runs(generator, len(u))
+    negative = generator.integers(0, 2, len(u)) == 1
+    once = ~(negative & (u == 0) & (v == 0))  # 0 has one sign
+    return u[once], v[once], negative[once]
 
 
 def _coins(generator, numerators: np.ndarray, denominator: int) -> np.ndarray:

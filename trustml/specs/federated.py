@@ -75,6 +75,8 @@ class FederatedSpec:
       bits: of 'quantize'.
       keep: share of the coordinates that 'top_k' sends.
       dropout: probability that a selected client trains for nothing.
+      held_out: share of each client's examples that nobody trains on; the report's
+        accuracies of clients are then on these. 0 = none.
       lanes: clients trained at once on one device; 0 = found out at the start.
       group: lanes computed together; 0 = all.
       exact: sums in integers, equal to the bit on any layout; needs `group`.
@@ -114,6 +116,7 @@ class FederatedSpec:
     bits: int = 8
     keep: float = 0.1
     dropout: float = 0.0
+    held_out: float = 0.0
     lanes: int = 0
     group: int = 0
     exact: bool = False
@@ -153,6 +156,7 @@ class FederatedSpec:
         name = "federated.malicious"
         _validate.in_half_open_interval(name, self.malicious, 0, 0.5, cure)
         _validate.in_half_open_interval("federated.dropout", self.dropout, 0, 1)
+        _validate.in_half_open_interval("federated.held_out", self.held_out, 0, 1)
         if not 0 < self.keep <= 1:
             _validate.fail("federated.keep", self.keep, "must be in (0, 1]", "try 0.1")
         if self.partition != "natural" and self.cohort > self.clients:

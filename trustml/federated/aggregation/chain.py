@@ -55,7 +55,8 @@ class Aggregator(NamedTuple):
         look like; root: `rng.Root`, needed where the chain adds noise.
       memory: like -> what one client keeps between its rounds (error feedback); ().
       client: (state, message, memory, key) -> (Message, memory, Record). One client,
-        for `vmap`; message: like params, float32.
+        for `vmap`; message: like params, float32; float64 where
+        nothing is compressed, kept in rows or made noisy.
       collect: 'sum': the server wants sum_k s_k Message_k; 'stack': it wants the
         Messages in rows [m, ...], unweighted.
       server: (state, Message, Cohort, key) -> (update like params, state, Info).
@@ -85,7 +86,7 @@ def chain(*links: Any) -> Aggregator:
 
     Raises:
       ValueError: if their order, or two of them together, cannot be; the sentence names
-        both and the cure. When traced, if a message is not float32.
+        both and the cure. When traced, if a message is neither float32 nor float64.
     """
     made = _completed(list(links))
     links = tuple(made)
@@ -119,7 +120,7 @@ def chain(*links: Any) -> Aggregator:
         return tuple(one.memory(like) for one in links)
 
     def client(state, message, memory, key):
-        _check_float32(message)
+        _check_floats(message)
         if not memory:
             memory = ((),) * len(links)
         message, record = _sanitised(message)
@@ -316,12 +317,12 @@ def _explained(links, given: link.Bounds) -> str:
     return "\n".join(lines)
 
 
-def _check_float32(update: link.Update) -> None:
+def _check_floats(update: link.Update) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(update):
-        if leaf.dtype != jnp.float32:
+        if leaf.dtype not in (jnp.float32, jnp.float64):
             _validate.fail(
                 f"message{jax.tree_util.keystr(path)}.dtype",
                 str(leaf.dtype),
-                "must be float32",
+                "must be float32, or float64",
                 "subtract the models in float32",
             )

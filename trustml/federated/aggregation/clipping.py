@@ -50,7 +50,7 @@ def norm(update: link.Update) -> tuple[jax.Array, jax.Array]:
 
     The second is finite just where all coordinates are, and 0 for zeros.
     """
-    leaves = [x for x in jax.tree.leaves(update) if x.size]
+    leaves = [x.astype(jnp.float32) for x in jax.tree.leaves(update) if x.size]
     most = jnp.zeros((), jnp.float32)
     for x in leaves:
         most = jnp.maximum(most, jnp.max(jnp.abs(x)))
@@ -65,7 +65,11 @@ def clipped(update: link.Update, l2_clip_norm) -> tuple[link.Update, jax.Array]:
     scale, unit = norm(update)
     allowed = l2_clip_norm / jnp.where(unit > 0, unit, 1.0)
     long = scale > allowed
-    shorter = jax.tree.map(lambda x: jnp.where(long, x / scale * allowed, x), update)
+
+    def shorten(x):
+        return jnp.where(long, x / scale.astype(x.dtype) * allowed.astype(x.dtype), x)
+
+    shorter = jax.tree.map(shorten, update)
     return shorter, scale * unit
 
 

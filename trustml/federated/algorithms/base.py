@@ -62,6 +62,8 @@ class FederatedAlgorithm(NamedTuple):
       prepare: (state, Gathered) -> state, after that sweep.
       given: what one client is told beside the model, for its shapes; () if nothing,
         or the records of `first`.
+      personal: (params, memory) -> the model that a client uses itself; None where it
+        has none of its own.
       fair: whether the mean has to be uniform (each client the same weight).
     """
 
@@ -73,6 +75,7 @@ class FederatedAlgorithm(NamedTuple):
     first: lanes.Program | None = None
     prepare: Callable[[PyTree, Gathered], PyTree] = lambda state, gathered: state
     given: PyTree = ()
+    personal: Callable[[Params, PyTree], Params] | None = None
     fair: bool = False
 
 

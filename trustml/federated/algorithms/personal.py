@@ -79,7 +79,9 @@ def ditto(
         return outcome._replace(memory=local.own)
 
     program = lanes.Program(start, step, finish)
-    return shared._replace(program=program, memory=lambda params: params)
+    return shared._replace(
+        program=program, memory=lambda params: params, personal=_kept
+    )
 
 
 class PfedmeLocal(NamedTuple):
@@ -146,7 +148,11 @@ def pfedme(
 
     return averaging.fedavg(
         loss, optax.sgd(learning_rate), server, schedule=schedule
-    )._replace(program=lanes.Program(start, step, finish), memory=lambda params: params)
+    )._replace(
+        program=lanes.Program(start, step, finish),
+        memory=lambda params: params,
+        personal=_kept,
+    )
 
 
 class RepLocal(NamedTuple):
@@ -234,7 +240,7 @@ def fedrep(
         return lanes.Outcome(change, memory(params), base.record(local.shared.met))
 
     program = lanes.Program(start, step, finish)
-    return shared._replace(program=program, memory=memory)
+    return shared._replace(program=program, memory=memory, personal=with_heads)
 
 
 class ApflMemory(NamedTuple):
@@ -279,12 +285,15 @@ def apfl(
         _validate.fail("federated.share", share, "must be in [0, 1]", cure)
     gradient = base.objective(loss)
 
-    def mixed(local):
+    def mixture(params, kept):
         return jax.tree.map(
-            lambda v, w: (local.share * v + (1 - local.share) * w).astype(w.dtype),
-            local.own,
-            local.params,
+            lambda v, w: (kept.share * v + (1 - kept.share) * w).astype(w.dtype),
+            kept.params,
+            params,
         )
+
+    def mixed(local):
+        return mixture(local.params, ApflMemory(local.own, local.share))
 
     def start(model, client, memory):
         del client
@@ -315,4 +324,11 @@ def apfl(
     )._replace(
         program=lanes.Program(start, step, finish),
         memory=lambda params: ApflMemory(params, jnp.float32(share)),
+        personal=mixture,
     )
+
+
+def _kept(params, memory):
+    """The model that a client keeps, whole."""
+    del params
+    return memory
