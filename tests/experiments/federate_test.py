@@ -44,7 +44,8 @@ def config(**changed):
 def test_end_to_end(tmp_path):
     page = federate.run(config(train__steps=30, federated__cohort=10), tmp_path)
     found = json.loads((tmp_path / "report.json").read_text())
-    assert found["test_accuracy"]["value"] > 2 * found["majority_baseline"]
+    least = found["baseline"]["accuracy"]["value"]
+    assert found["scores"]["accuracy"]["value"] > 2 * least
     assert found["clients"]["clients"] == 20
     assert sum(row["clients"] for row in found["deciles"]) <= 20
     text = page.read_text()

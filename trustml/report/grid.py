@@ -135,7 +135,8 @@ def _card(one: Mapping[str, Any]) -> words.Card:
     alone = "; ".join(f"{name} {_points(x)}" for name, x in one["server"].items())
     return words.Card(
         f"How large is the confound ({one['partition']})?",
-        f"{_points(one['confound'])} of the {_points(one['rule'])} that the rule shows.",
+        f"{_points(one['confound'])} of the {_points(one['rule'])} that the rule "
+        "shows.",
         (
             f"The rule: AdamW and Adam against SGD and averaging, clients' rate "
             f"{one['shared_rate']:g}.",
