@@ -50,7 +50,7 @@ def get_config(arg=""):
     if arg in ("snips", "smoke"):
         cfg.data.name = "snips"
         cfg.data.vocabulary_size = 4392
-        cfg.selection.target = 0.9
+        cfg.selection.target = 0.93
     if arg == "newsgroups":
         folder = os.path.join(os.environ.get("TRUSTML_DATA", ""), "newsgroups20")
         cfg.data.path = os.path.join(folder, "train.jsonl.gz")
@@ -63,8 +63,10 @@ def get_config(arg=""):
         cfg.federated.threshold = 5
         cfg.selection.arrival = "scattered"  # most authors wrote one post
         cfg.selection.correlated_seeds = 0
-        cfg.optimizer.learning_rate = 0.1
-        cfg.selection.target = 0.5
+        cfg.selection.seeds = 5
+        cfg.selection.settings = ("static_all", "continual")
+        cfg.selection.target = 0.4
+        cfg.train.steps = 240
         cfg.train.eval_every = 5
     if arg == "shakespeare":
         cfg.data.name = "shakespeare"

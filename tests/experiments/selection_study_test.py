@@ -50,7 +50,7 @@ def make_config(tmp_path, **changes):
     cfg.train.steps, cfg.train.batch_size, cfg.train.num_devices = 4, 5, 1
     cfg.train.eval_every = 1
     cfg.selection.seeds, cfg.selection.correlated_seeds = 2, 1
-    cfg.selection.arms = ("uniform", "capped", "threshold", "unbiased")
+    cfg.selection.arms = ("uniform", "capped", "activity", "unbiased")
     for name, value in changes.items():
         cfg.update_from_flattened_dict({name.replace("__", "."): value})
     return config_lib.from_config_dict(cfg)
@@ -114,6 +114,7 @@ def test_a_study_from_end_to_end(tmp_path, ready, capsys, monkeypatch):
         "Where does it reverse?",
         "a is proportional to n^1.5",  # of 'capped'
         "a is the target, exactly",  # of 'unbiased'
+        "What the square costs at the end",
         "by activity, unbiased",
     ):
         assert text in page, text

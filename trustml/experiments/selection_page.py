@@ -141,8 +141,26 @@ def faster(found: Found, config: specs.RunConfig) -> words.Card:
     )
     if slower:
         headline += f" More rounds: {fmt.listed(slower)}."
+    points.append(_in_examples(found, config))
     question = "Does selection by activity save rounds?"
     return words.Card(question, headline, (*points, *_few(found)))
+
+
+def _in_examples(found: Found, config: specs.RunConfig) -> str:
+    """The same counted in examples, which heavy clients have more of."""
+    parts = []
+    for setting in config.selection.settings:
+        used = {
+            NAMES[arm]: one.examples.value
+            for arm in config.selection.arms
+            if (one := found["given", setting, arm]).examples is not None
+        }
+        if used:
+            least = min(used, key=lambda name: used[name])
+            parts.append(f"{least} with {used[least]:,.0f} ({SETTINGS[setting]})")
+    if not parts:
+        return "Counted in examples: the target was not always reached."
+    return f"Counted in examples that clients go through, fewest: {fmt.listed(parts)}."
 
 
 def growing(found: Found, config: specs.RunConfig) -> words.Card:
@@ -194,8 +212,30 @@ def reversing(found: Found, config: specs.RunConfig) -> words.Card:
     )
     if better:
         headline += f" Above it: {fmt.listed(better)}."
+    later = []
+    for setting in config.selection.settings:
+        later += _named(
+            found, config, setting, lambda one: _below(one.saved), "correlated"
+        )
+    if later:
+        headline += f" More rounds to the target: {fmt.listed(later)}."
+    points = (*points, *_never(found, config))
     tone = "warn" if worse else "plain"
     return words.Card("Where does it reverse?", headline, points, tone=tone)
+
+
+def _never(found: Found, config: specs.RunConfig) -> list[str]:
+    """Rules that some seeds do not come to the target with, where labels go along."""
+    out = []
+    for setting in config.selection.settings:
+        for arm in config.selection.arms:
+            one = found["correlated", setting, arm]
+            if one.reached < one.seeds:
+                out.append(
+                    f"{_setting(setting)}, {NAMES[arm]}: {one.reached} of {one.seeds} "
+                    "seeds come to the target."
+                )
+    return out
 
 
 def _changes(found: Found, config: specs.RunConfig, world: str):
@@ -220,7 +260,10 @@ def _changes(found: Found, config: specs.RunConfig, world: str):
 def _named(found: Found, config, setting: str, holds, world="given") -> list[str]:
     """The rules of which it holds in a setting, as one entry of a list."""
     names = [NAMES[a] for a in _others(config) if holds(found[world, setting, a])]
-    return [f"{fmt.listed(names)} ({SETTINGS[setting]})"] if names else []
+    if not names:
+        return []
+    every = len(names) == len(_others(config)) > 1
+    return [f"{'every rule' if every else fmt.listed(names)} ({SETTINGS[setting]})"]
 
 
 def _above(entry: intervals.Interval | None) -> bool:
@@ -337,6 +380,14 @@ def objectives(found: Found, config: specs.RunConfig) -> study.Section:
             )
         )
     head = ("", "examples of the heaviest tenth", "its weight", "of the lighter half")
+    price = []
+    if {"activity", "unbiased"} <= set(config.selection.arms):
+        level = config.report.level
+        for setting in config.selection.settings:
+            pair = (found["given", setting, arm] for arm in ("activity", "unbiased"))
+            entry = selection_measure.between(*pair, level)
+            price.append(f"{_points(entry)} ({SETTINGS[setting]})")
+    squared = f"What the square costs at the end, seed by seed: {fmt.listed(price)}."
     return study.Section(
         "What is really optimised",
         (
@@ -344,6 +395,7 @@ def objectives(found: Found, config: specs.RunConfig) -> study.Section:
             "is minimised. Selected in proportion to n and weighted by n, a client "
             "counts by the square of n; inverse probabilities take that back, at the "
             "price of a step that varies more.",
+            *([squared] if price else []),
         ),
         tables=(
             tables.table((*head, "in words"), rows, "With all data from the start"),
