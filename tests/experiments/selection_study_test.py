@@ -114,8 +114,8 @@ def test_a_study_from_end_to_end(tmp_path, ready, capsys, monkeypatch):
         "Where does it reverse?",
         "a is proportional to n^1.5",  # of 'capped'
         "a is the target, exactly",  # of 'unbiased'
-        "What the square costs at the end",
-        "by activity, unbiased",
+        "By activity less the same with inverse probabilities",
+        "by activity at 1/p",
     ):
         assert text in page, text
     assert page.count("<svg") == 4

@@ -24,8 +24,8 @@ NAMES = {
     "log": "log(1 + n)",
     "threshold": "threshold",
     "activity": "by activity",
-    "unbiased": "by activity, unbiased",
-    "hajek": "by activity, Hájek",
+    "unbiased": "by activity at 1/p",
+    "hajek": "by activity at 1/p (Hájek)",
 }
 SETTINGS = {
     "static_all": "all data from the start",
@@ -293,7 +293,8 @@ def convergence(
         "the target. Grey lines: ends of periods."
     )
     figures = (("Accuracy by round", svg, caption),)
-    return [study.Section(title, text, figures, (table(found, config, world),))]
+    rows = [table(found, config, world, s) for s in config.selection.settings]
+    return [study.Section(title, text, figures, tuple(rows))]
 
 
 def curves(found: Found, config: specs.RunConfig, world: str) -> str:
@@ -340,28 +341,27 @@ def curves(found: Found, config: specs.RunConfig, world: str) -> str:
     return drawing.svg(f"rounds-{world}", f"{alt}.", draw, height=1 + 2.1 * len(shown))
 
 
-def table(found: Found, config: specs.RunConfig, world: str) -> str:
-    """One row for each setting and arm."""
+def table(found: Found, config: specs.RunConfig, world: str, setting: str) -> str:
+    """One row for each arm."""
     rows = []
-    for setting in config.selection.settings:
-        for arm in config.selection.arms:
-            one = found[world, setting, arm]
-            rows.append(
-                (
-                    f"{SETTINGS[setting]}: {NAMES[arm]}",
-                    _reached(one),
-                    "" if arm == "uniform" else _saved(one),
-                    _accuracy(one.final),
-                    "" if arm == "uniform" else _points(one.change),
-                    _times(one.catch_up),
-                    _points(one.regret),
-                    f"{one.passed.value:,.0f}",
-                    "n/a" if one.examples is None else f"{one.examples.value:,.0f}",
-                )
+    for arm in config.selection.arms:
+        one = found[world, setting, arm]
+        rows.append(
+            (
+                NAMES[arm],
+                _reached(one),
+                "" if arm == "uniform" else _saved(one),
+                _accuracy(one.final),
+                "" if arm == "uniform" else _points(one.change),
+                _times(one.catch_up),
+                _points(one.regret),
+                f"{one.passed.value:,.0f}",
+                "n/a" if one.examples is None else f"{one.examples.value:,.0f}",
             )
+        )
     head = ("", "rounds to target", "saved", "final accuracy", "change", "catch-up")
     head += ("regret", "examples a round", "examples to target")
-    caption = f"{found[world, 'static_all', 'uniform'].seeds} seeds"
+    caption = f"{_setting(setting)}, {found[world, setting, 'uniform'].seeds} seeds"
     return tables.table(head, rows, caption)
 
 
@@ -376,7 +376,6 @@ def objectives(found: Found, config: specs.RunConfig) -> study.Section:
                 fmt.percent(one.held[-1]),
                 fmt.percent(one.share[-1]),
                 fmt.percent(sum(one.share[:5])),
-                one.objective,
             )
         )
     head = ("", "examples of the heaviest tenth", "its weight", "of the lighter half")
@@ -384,10 +383,18 @@ def objectives(found: Found, config: specs.RunConfig) -> study.Section:
     if {"activity", "unbiased"} <= set(config.selection.arms):
         level = config.report.level
         for setting in config.selection.settings:
-            pair = (found["given", setting, arm] for arm in ("activity", "unbiased"))
-            entry = selection_measure.between(*pair, level)
+            one = found["given", setting, "activity"]
+            other = found["given", setting, "unbiased"]
+            entry = selection_measure.between(one, other, level)
             price.append(f"{_points(entry)} ({SETTINGS[setting]})")
-    squared = f"What the square costs at the end, seed by seed: {fmt.listed(price)}."
+    squared = (
+        "By activity less the same with inverse probabilities, final accuracy seed "
+    )
+    squared += f"by seed: {fmt.listed(price)}."
+    aims = [
+        f"{fmt.capital(NAMES[arm])}. {found['given', 'static_all', arm].objective}"
+        for arm in config.selection.arms
+    ]
     return study.Section(
         "What is really optimised",
         (
@@ -396,10 +403,9 @@ def objectives(found: Found, config: specs.RunConfig) -> study.Section:
             "counts by the square of n; inverse probabilities take that back, at the "
             "price of a step that varies more.",
             *([squared] if price else []),
+            *aims,
         ),
-        tables=(
-            tables.table((*head, "in words"), rows, "With all data from the start"),
-        ),
+        tables=(tables.table(head, rows, "With all data from the start"),),
     )
 
 
