@@ -151,9 +151,9 @@ def _in_examples(found: Found, config: specs.RunConfig) -> str:
     parts = []
     for setting in config.selection.settings:
         used = {
-            NAMES[arm]: one.examples.value
+            NAMES[arm]: entry.value
             for arm in config.selection.arms
-            if (one := found["given", setting, arm]).examples is not None
+            if (entry := found["given", setting, arm].examples) is not None
         }
         if used:
             least = min(used, key=lambda name: used[name])

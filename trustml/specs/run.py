@@ -284,7 +284,8 @@ class RunConfig:
                 bound = f"has no effect on experiment={self.experiment!r}"
                 _validate.fail(field, value, bound, "set it to 0")
         spec = self.federated
-        if spec.partition == "natural" and not self.data.user_column:
+        known = self.data.user_column or self.data.name == "shakespeare"
+        if spec.partition == "natural" and not known:
             bound = "needs data.user_column"
             cure = "name the column that says whose each row is, of data.path"
             _validate.fail("federated.partition", "natural", bound, cure)
