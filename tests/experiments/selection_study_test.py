@@ -313,6 +313,16 @@ def test_arrivals(tmp_path, arrival):
             id="private",
         ),
         pytest.param({"selection__target": 1.0}, "strictly between", id="target"),
+        pytest.param(
+            {"experiment": "train", "model__name": "language_model"},
+            "predicts tokens, and experiment='train' wants labels",
+            id="language model",
+        ),
+        pytest.param(
+            {"federated__partition": "natural", "data__user_column": "text"},
+            "deals the data anew",
+            id="natural",
+        ),
     ],
 )
 def test_refuses_studies_that_make_no_sense(tmp_path, changes, message):
