@@ -2,6 +2,32 @@
 
 Source: "Learnings from Federated Learning in the Real World" (ICASSP 2022, arXiv
 2202.03925): few heavy clients, many light ones; selection by the number of examples.
+Result on nlu_eval, 10 seeds, 2026-11-22, one CPU core: intents by logistic regression
+on words, 400 clients (lognormal sizes, CV 2, Dirichlet labels), 20 a round, 120 rounds;
+"data arrive" in 6 periods of 20 rounds, each client keeps its last 50 examples. Rounds
+to 60% and final accuracy, 95% t-intervals over seeds:
+
+| arm       | all: rounds   | at the end        | arrive: rounds | at the end        |
+| uniform   | 29.1 [26, 32] | 75.9 [75.6, 76.2] | 72.3 [68, 77]  | 68.9 [68.0, 69.8] |
+| capped    | 18.8 [16, 22] | 76.6 [75.7, 77.6] | 62.6 [58, 67]  | 71.4 [70.7, 72.1] |
+| threshold | 19.1 [18, 21] | 77.1 [76.6, 77.7] | 59.2 [55, 63]  | 72.1 [71.4, 72.9] |
+| activity  | 24.3 [17, 32] | 74.6 [73.0, 76.2] | 60.3 [57, 63]  | 71.7 [70.9, 72.4] |
+| unbiased  | 20.3 [17, 23] | 76.7 [76.1, 77.3] | 64.2 [61, 67]  | 70.1 [69.4, 70.8] |
+
+Fewer rounds than uniform in all 10 seeds: capped power and threshold in both settings,
+activity where data arrive (with all data in 7). The gain in final accuracy grows where
+data arrive, by 1.8 [0.8, 2.8], 2.0 [1.1, 2.9] and 4.0 [2.1, 6.0] points with capped
+power, threshold and activity; that in rounds was not shown to. With all data, activity
+with data-weighted means (a proportional to n^2) ends 2.1 [0.9, 3.3] points below
+'unbiased', the same with 1/p weights. Counted in examples that clients go through,
+uniform comes to 60% with the fewest: 12,590 against 16,381 (capped) to 43,421.
+It reverses where labels go with activity (5 seeds): with all data, activity ends 23.3
+[19.3, 27.3] points below uniform, capped power 10.1 [7.2, 13.0], and 1/p weights 3.5
+[1.5, 5.5]; where data arrive, activity takes 14.6 [11.1, 18.1] rounds more.
+
+On SNIPS (10 seeds, to 93%): with all data 12.1 [10.3, 13.9] rounds of uniform against
+6.9 [5.8, 8.0] of capped; where data arrive 38.2 [32.8, 43.6] against 29.7 [26.2, 33.2]
+of capped and 28.5 [25.3, 31.7] of threshold. Final accuracies differ by 0.5 points.
 
     bash launch/run.sh --config=configs/fl_selection.py              # nlu_eval
     bash launch/run.sh --config=configs/fl_selection.py:snips
@@ -50,7 +76,7 @@ def get_config(arg=""):
     if arg in ("snips", "smoke"):
         cfg.data.name = "snips"
         cfg.data.vocabulary_size = 4392
-        cfg.selection.target = 0.9
+        cfg.selection.target = 0.93
     if arg == "newsgroups":
         folder = os.path.join(os.environ.get("TRUSTML_DATA", ""), "newsgroups20")
         cfg.data.path = os.path.join(folder, "train.jsonl.gz")
@@ -63,8 +89,10 @@ def get_config(arg=""):
         cfg.federated.threshold = 5
         cfg.selection.arrival = "scattered"  # most authors wrote one post
         cfg.selection.correlated_seeds = 0
-        cfg.optimizer.learning_rate = 0.1
-        cfg.selection.target = 0.5
+        cfg.selection.seeds = 5
+        cfg.selection.settings = ("static_all", "continual")
+        cfg.selection.target = 0.4
+        cfg.train.steps = 240
         cfg.train.eval_every = 5
     if arg == "shakespeare":
         cfg.data.name = "shakespeare"

@@ -86,6 +86,16 @@ def test_a_seed_that_never_comes_there_has_no_mean():
     assert selection_measure.growth(found, "given", "activity", 0.95)[1] is None
 
 
+def test_two_arms_seed_by_seed():
+    found = selection_measure.measure(make_config(), made())
+    now, still = (found["given", s, "activity"] for s in ("continual", "static_all"))
+    ends = np.array([0.1, 0.09, 0.1])
+    found = selection_measure.between(now, still, 0.95)
+    assert found.value == pytest.approx(ends.mean())
+    half = 4.302653 * ends.std(ddof=1) / np.sqrt(3)  # t of 2 degrees of freedom
+    assert found.hi - found.value == pytest.approx(half)
+
+
 def test_bands_are_intervals_of_each_round():
     found = selection_measure.measure(make_config(), made())
     one = found["given", "static_all", "uniform"]
@@ -103,6 +113,10 @@ def test_cards_say_what_was_shown_and_no_more():
         "start) and by activity (data that arrive)."
     )
     assert "fewer in 3 of 3 seeds" in faster.points[0]
+    assert faster.points[2] == (
+        "Counted in examples that clients go through, fewest: by activity with 27 (all "
+        "data from the start) and by activity with 27 (data that arrive)."
+    )
     assert growing.headline.startswith("Yes, in rounds saved with by activity")
     assert "Below uniform: by activity (all data from the start)" in ending.headline
     assert ending.tone == "warn"
@@ -116,3 +130,13 @@ def test_cards_say_what_was_shown_and_no_more():
     found = selection_measure.measure(config, both)
     reversing = selection_page.cards(found, config)[-1]
     assert "no rule was shown to end below uniform" in reversing.headline
+    late = {key: CURVES["continual", key[1]] for key in CURVES}
+    late["static_all", "uniform"] = CURVES["static_all", "activity"]
+    late["static_all", "activity"] = [[0.1, 0.2, 0.3, 0.5], [0.1, 0.3, 0.4, 0.6]] * 2
+    late["continual", "uniform"] = [[0.1, 0.1, 0.2, 0.4]] * 4
+    found = selection_measure.measure(config, made() | made(late, "correlated"))
+    reversing = selection_page.cards(found, config)[-1]
+    assert "More rounds to the target: by activity (all data from" in reversing.headline
+    assert reversing.points[-1] == (
+        "Data that arrive, uniform: 0 of 3 seeds come to the target."
+    )

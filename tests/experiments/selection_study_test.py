@@ -50,7 +50,7 @@ def make_config(tmp_path, **changes):
     cfg.train.steps, cfg.train.batch_size, cfg.train.num_devices = 4, 5, 1
     cfg.train.eval_every = 1
     cfg.selection.seeds, cfg.selection.correlated_seeds = 2, 1
-    cfg.selection.arms = ("uniform", "capped", "threshold", "unbiased")
+    cfg.selection.arms = ("uniform", "capped", "activity", "unbiased")
     for name, value in changes.items():
         cfg.update_from_flattened_dict({name.replace("__", "."): value})
     return config_lib.from_config_dict(cfg)
@@ -114,7 +114,8 @@ def test_a_study_from_end_to_end(tmp_path, ready, capsys, monkeypatch):
         "Where does it reverse?",
         "a is proportional to n^1.5",  # of 'capped'
         "a is the target, exactly",  # of 'unbiased'
-        "by activity, unbiased",
+        "By activity less the same with inverse probabilities",
+        "by activity at 1/p",
     ):
         assert text in page, text
     assert page.count("<svg") == 4
@@ -312,6 +313,16 @@ def test_arrivals(tmp_path, arrival):
             id="private",
         ),
         pytest.param({"selection__target": 1.0}, "strictly between", id="target"),
+        pytest.param(
+            {"experiment": "train", "model__name": "language_model"},
+            "predicts tokens, and experiment='train' wants labels",
+            id="language model",
+        ),
+        pytest.param(
+            {"federated__partition": "natural", "data__user_column": "text"},
+            "deals the data anew",
+            id="natural",
+        ),
     ],
 )
 def test_refuses_studies_that_make_no_sense(tmp_path, changes, message):

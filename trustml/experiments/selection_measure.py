@@ -119,6 +119,11 @@ def growth(
     )
 
 
+def between(one: Measured, other: Measured, level: float) -> intervals.Interval:
+    """Final accuracy of an arm less that of another one, seed by seed."""
+    return intervals.mean(np.subtract(_ends(one), _ends(other)), level)
+
+
 def band(one: Measured, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean accuracy by round with the interval of each, float64[E] thrice."""
     columns = [

@@ -24,8 +24,8 @@ NAMES = {
     "log": "log(1 + n)",
     "threshold": "threshold",
     "activity": "by activity",
-    "unbiased": "by activity, unbiased",
-    "hajek": "by activity, Hájek",
+    "unbiased": "by activity at 1/p",
+    "hajek": "by activity at 1/p (Hájek)",
 }
 SETTINGS = {
     "static_all": "all data from the start",
@@ -141,8 +141,26 @@ def faster(found: Found, config: specs.RunConfig) -> words.Card:
     )
     if slower:
         headline += f" More rounds: {fmt.listed(slower)}."
+    points.append(_in_examples(found, config))
     question = "Does selection by activity save rounds?"
     return words.Card(question, headline, (*points, *_few(found)))
+
+
+def _in_examples(found: Found, config: specs.RunConfig) -> str:
+    """The same counted in examples, which heavy clients have more of."""
+    parts = []
+    for setting in config.selection.settings:
+        used = {
+            NAMES[arm]: entry.value
+            for arm in config.selection.arms
+            if (entry := found["given", setting, arm].examples) is not None
+        }
+        if used:
+            least = min(used, key=lambda name: used[name])
+            parts.append(f"{least} with {used[least]:,.0f} ({SETTINGS[setting]})")
+    if not parts:
+        return "Counted in examples: the target was not always reached."
+    return f"Counted in examples that clients go through, fewest: {fmt.listed(parts)}."
 
 
 def growing(found: Found, config: specs.RunConfig) -> words.Card:
@@ -194,8 +212,30 @@ def reversing(found: Found, config: specs.RunConfig) -> words.Card:
     )
     if better:
         headline += f" Above it: {fmt.listed(better)}."
+    later = []
+    for setting in config.selection.settings:
+        later += _named(
+            found, config, setting, lambda one: _below(one.saved), "correlated"
+        )
+    if later:
+        headline += f" More rounds to the target: {fmt.listed(later)}."
+    points = (*points, *_never(found, config))
     tone = "warn" if worse else "plain"
     return words.Card("Where does it reverse?", headline, points, tone=tone)
+
+
+def _never(found: Found, config: specs.RunConfig) -> list[str]:
+    """Rules that some seeds do not come to the target with, where labels go along."""
+    out = []
+    for setting in config.selection.settings:
+        for arm in config.selection.arms:
+            one = found["correlated", setting, arm]
+            if one.reached < one.seeds:
+                out.append(
+                    f"{_setting(setting)}, {NAMES[arm]}: {one.reached} of {one.seeds} "
+                    "seeds come to the target."
+                )
+    return out
 
 
 def _changes(found: Found, config: specs.RunConfig, world: str):
@@ -220,7 +260,10 @@ def _changes(found: Found, config: specs.RunConfig, world: str):
 def _named(found: Found, config, setting: str, holds, world="given") -> list[str]:
     """The rules of which it holds in a setting, as one entry of a list."""
     names = [NAMES[a] for a in _others(config) if holds(found[world, setting, a])]
-    return [f"{fmt.listed(names)} ({SETTINGS[setting]})"] if names else []
+    if not names:
+        return []
+    every = len(names) == len(_others(config)) > 1
+    return [f"{'every rule' if every else fmt.listed(names)} ({SETTINGS[setting]})"]
 
 
 def _above(entry: intervals.Interval | None) -> bool:
@@ -250,7 +293,8 @@ def convergence(
         "the target. Grey lines: ends of periods."
     )
     figures = (("Accuracy by round", svg, caption),)
-    return [study.Section(title, text, figures, (table(found, config, world),))]
+    rows = [table(found, config, world, s) for s in config.selection.settings]
+    return [study.Section(title, text, figures, tuple(rows))]
 
 
 def curves(found: Found, config: specs.RunConfig, world: str) -> str:
@@ -297,28 +341,27 @@ def curves(found: Found, config: specs.RunConfig, world: str) -> str:
     return drawing.svg(f"rounds-{world}", f"{alt}.", draw, height=1 + 2.1 * len(shown))
 
 
-def table(found: Found, config: specs.RunConfig, world: str) -> str:
-    """One row for each setting and arm."""
+def table(found: Found, config: specs.RunConfig, world: str, setting: str) -> str:
+    """One row for each arm."""
     rows = []
-    for setting in config.selection.settings:
-        for arm in config.selection.arms:
-            one = found[world, setting, arm]
-            rows.append(
-                (
-                    f"{SETTINGS[setting]}: {NAMES[arm]}",
-                    _reached(one),
-                    "" if arm == "uniform" else _saved(one),
-                    _accuracy(one.final),
-                    "" if arm == "uniform" else _points(one.change),
-                    _times(one.catch_up),
-                    _points(one.regret),
-                    f"{one.passed.value:,.0f}",
-                    "n/a" if one.examples is None else f"{one.examples.value:,.0f}",
-                )
+    for arm in config.selection.arms:
+        one = found[world, setting, arm]
+        rows.append(
+            (
+                NAMES[arm],
+                _reached(one),
+                "" if arm == "uniform" else _saved(one),
+                _accuracy(one.final),
+                "" if arm == "uniform" else _points(one.change),
+                _times(one.catch_up),
+                _points(one.regret),
+                f"{one.passed.value:,.0f}",
+                "n/a" if one.examples is None else f"{one.examples.value:,.0f}",
             )
+        )
     head = ("", "rounds to target", "saved", "final accuracy", "change", "catch-up")
     head += ("regret", "examples a round", "examples to target")
-    caption = f"{found[world, 'static_all', 'uniform'].seeds} seeds"
+    caption = f"{_setting(setting)}, {found[world, setting, 'uniform'].seeds} seeds"
     return tables.table(head, rows, caption)
 
 
@@ -333,10 +376,25 @@ def objectives(found: Found, config: specs.RunConfig) -> study.Section:
                 fmt.percent(one.held[-1]),
                 fmt.percent(one.share[-1]),
                 fmt.percent(sum(one.share[:5])),
-                one.objective,
             )
         )
     head = ("", "examples of the heaviest tenth", "its weight", "of the lighter half")
+    price = []
+    if {"activity", "unbiased"} <= set(config.selection.arms):
+        level = config.report.level
+        for setting in config.selection.settings:
+            one = found["given", setting, "activity"]
+            other = found["given", setting, "unbiased"]
+            entry = selection_measure.between(one, other, level)
+            price.append(f"{_points(entry)} ({SETTINGS[setting]})")
+    squared = (
+        "By activity less the same with inverse probabilities, final accuracy seed "
+    )
+    squared += f"by seed: {fmt.listed(price)}."
+    aims = [
+        f"{fmt.capital(NAMES[arm])}. {found['given', 'static_all', arm].objective}"
+        for arm in config.selection.arms
+    ]
     return study.Section(
         "What is really optimised",
         (
@@ -344,10 +402,10 @@ def objectives(found: Found, config: specs.RunConfig) -> study.Section:
             "is minimised. Selected in proportion to n and weighted by n, a client "
             "counts by the square of n; inverse probabilities take that back, at the "
             "price of a step that varies more.",
+            *([squared] if price else []),
+            *aims,
         ),
-        tables=(
-            tables.table((*head, "in words"), rows, "With all data from the start"),
-        ),
+        tables=(tables.table(head, rows, "With all data from the start"),),
     )
 
 

@@ -15,7 +15,7 @@ KINDS = {
     "squad": "span",
     "e2e_nlg": "seq2seq",
 }  # what is learnt from an example; 'classification' of all others
-WITH_USERS = ("newsgroups20", "ud_ewt", "squad")  # sets that say whose a row is
+WITH_USERS = ("newsgroups20", "shakespeare", "ud_ewt", "squad")  # say whose a row is
 VOCABULARIES = ("hashed", "train", "pretrained")
 MODELS = (
     *("logistic", "bag", "mlp", "cnn", "bilstm", "gru", "transformer", "bert"),
