@@ -131,6 +131,21 @@ def test_the_promise_is_that_of_the_selector(tmp_path):
     assert inclusion.max() <= 4 * 5 / 20 + 1e-9
 
 
+def test_noise_is_made_for_the_largest_weight_of_any_period(tmp_path):
+    # Weights 1/p of a client with few examples grow where others come to hold more.
+    run = config(
+        privacy__enabled=True,
+        privacy__noise_multiplier=1.0,
+        federated__selection="capped_power",
+        federated__weighting="horvitz_thompson",
+        federated__periods=3,
+        train__steps=3,
+    )
+    data = build.dataset(run)
+    found = federate.fit(run, data, build.task(run, data), tmp_path, quiet=True)
+    assert len(found.rows) > 0
+
+
 REFUSED = {
     "cohort beyond the clients": (
         {"federated__cohort": 21},

@@ -109,18 +109,21 @@ def curve(federation, algorithm):
 @pytest.mark.data
 @pytest.mark.timeout(7200)
 def test_rounds_to_ninety_percent(federation):
-    tuned = {}
+    tuned, rounds_to = {}, {}
     for name, make in ALGORITHMS.items():
         for rate in RATES:
             found = curve(federation, make(rate))
             reached = found[-1] >= GOAL
             count = EVERY * len(found) if reached else np.inf
             print(f"{name} {rate}: {count} rounds, last {found[-1]:.4f}", flush=True)
+            rounds_to[name, rate] = count
             best = tuned.get(name, (np.inf, -np.inf, 0))
             tuned[name] = min(best, (count, -found[-1], rate))
     print(tuned, flush=True)
     for name, (_, negative, _) in tuned.items():
         # Nothing diverges at its tuned rate; chance is 0.1.
         assert -negative > 0.8, name
-    # Clients of one size make as many steps each: nothing to normalise.
-    assert tuned["fednova"][0] == tuned["fedavg"][0]
+    # Clients of one size make as many steps each: nothing to normalise but rounding,
+    # which large steps amplify.
+    least = RATES[0]
+    assert rounds_to["fednova", least] == rounds_to["fedavg", least]

@@ -143,7 +143,7 @@ def fit(
     )
     made = rounds.make(
         algorithm,
-        federation.aggregator(config, rule, z),
+        federation.aggregator(config, _heaviest(config, chosen_by, calendar, rule), z),
         population=clients,
         settings=_settings(config, clients, devices),
     )
@@ -361,6 +361,19 @@ def _promise(config, chosen_by, calendar, clients):
         )
 
     return z, promised
+
+
+def _heaviest(config, chosen_by, calendar, rule):
+    """The rule of the period whose weights are largest: noise is made for it."""
+    if not config.privacy.enabled:
+        return rule
+    rules = [
+        federation.weighting(
+            config, chosen_by, chosen_by.init(timeline.sizes(calendar, period))
+        )
+        for period in range(calendar.periods)
+    ]
+    return max(rules, key=lambda one: one.s_max or 0.0)
 
 
 def _arrived(config, public, number, members):

@@ -10,7 +10,10 @@ The names to know:
 `objective`                what selection and weighting together optimise
 `timeline`                 who holds what when, where data arrive over time
 `user_privacy`             epsilon of the selection that was run
+`weighting`                how much a client counts, and what the sum is divided by
 `lanes.run`                one client after another in each of L lanes, in one scan
 `algorithms`               what clients do, and what the server makes of it
 `aggregation`              clip, compress, sum securely or robustly, add noise
+`evaluation`               a model, or clients' own, on the examples of each client
+`analytics`                histograms and quantiles that are private for each client
 """
