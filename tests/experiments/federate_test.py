@@ -8,7 +8,7 @@ import pytest
 
 from trustml import config as config_lib
 from trustml.experiments import build, federate, federation
-from trustml.federated import user_privacy
+from trustml.federated import timeline, user_privacy
 
 
 def config(**changed):
@@ -130,6 +130,30 @@ def test_the_promise_is_that_of_the_selector(tmp_path):
     assert found.privacy.epsilon_as_run == pytest.approx(expected.epsilon_as_run)
     assert found.privacy.rate == pytest.approx(inclusion.max())
     assert inclusion.max() <= 4 * 5 / 20 + 1e-9
+
+
+def test_noise_is_made_for_the_largest_weight_of_any_period():
+    run = config(
+        privacy__enabled=True,
+        privacy__noise_multiplier=1.0,
+        federated__selection="capped_power",
+        federated__weighting="horvitz_thompson",
+    )
+    # Alike at first; then one client of 20 holds 40 times the examples of the others.
+    later = np.full(20, 2)
+    later[3] = 80
+    calendar = timeline.keep_all(np.stack([np.full(20, 2), later]))
+    selector = federation.selector(run, 20, seed=0)
+    first, last = (
+        federation.weighting(
+            run, selector, selector.init(timeline.sizes(calendar, period))
+        )
+        for period in (0, 1)
+    )
+    found = federate._heaviest(run, selector, calendar, first)
+    assert found.s_max == last.s_max > 1.5 * first.s_max
+    plain = config(federated__weighting="uniform")
+    assert federate._heaviest(plain, selector, calendar, first) is first
 
 
 REFUSED = {

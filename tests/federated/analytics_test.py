@@ -57,6 +57,20 @@ def test_one_client_moves_the_count_of_a_quantile_by_what_was_declared(monkeypat
     # 4 pieces of each: 4 below 0 and 2 +- 2 of the second client.
     assert found.scale == math.ceil(1.5 * 4)
     assert found.high == 0
+    # A client on one side counts 4 on the doubled scale: noise of as much just ties.
+    for side, ties in ((-1.0, -4), (1.0, 4)):
+        ends = []
+        for offset in (ties, ties + int(np.sign(ties))):
+            drawn = lambda *rest, offset=offset: np.full(1, offset)  # noqa: E731
+            monkeypatch.setattr(analytics, "_drawn", drawn)
+            one = analytics.quantile(
+                np.full(9, side), np.array([9]), 0.5, low=-2, high=2,
+                noise=NOISES["gaussian"], root=ROOT, number=0, limit=4, steps=1,
+            )  # fmt: skip
+            ends.append((one.low, one.high))
+        before, after = ends
+        assert before == (-2, 0)
+        assert after == ((0, 2) if side < 0 else (-2, 0))
 
 
 @pytest.mark.parametrize("name", NOISES)

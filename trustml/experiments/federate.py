@@ -146,11 +146,13 @@ def fit(
 
     source = feed.open(held, put=lambda tree: parallel.replicate(tree, devices))
 
+    heaviest = _heaviest(config, chosen_by, calendar, rule)
+
     def build_rounds(way, population):
         chosen_loss = im2col.rewrite(loss) if way.kernel == "im2col" else loss
         return rounds.make(
             federation.algorithm(config, chosen_loss, population),
-            federation.aggregator(config, rule, z),
+            federation.aggregator(config, heaviest, z),
             population=population,
             settings=_settings(config, way, clients, devices),
         )
@@ -383,6 +385,19 @@ def _promise(config, chosen_by, calendar, clients):
         )
 
     return z, promised
+
+
+def _heaviest(config, chosen_by, calendar, rule):
+    """The rule of the period whose weights are largest: noise is made for it."""
+    if not config.privacy.enabled:
+        return rule
+    rules = [
+        federation.weighting(
+            config, chosen_by, chosen_by.init(timeline.sizes(calendar, period))
+        )
+        for period in range(calendar.periods)
+    ]
+    return max(rules, key=lambda one: one.s_max or 0.0)
 
 
 def _arrived(config, public, number, members):

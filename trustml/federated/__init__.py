@@ -25,5 +25,6 @@ Who holds what: `partitions` (made), `populations`, `imports`, `fednlp` (read),
 `weighting`, `objective`, `user_privacy`. How it runs: `order` and `visits` (rows of a
 visit), `feed` (data on the device or streamed), `schedule`, `lanes`, `sweep`, `rounds`.
 Other algorithms: `control` (SCAFFOLD, FedNova, FedDyn), `mime`, `fair` (q-FFL, AFL),
-`personal` (Ditto, pFedMe, FedRep, APFL), `clusters` (IFCA), `buffered` (FedBuff).
+`personal` (Ditto, pFedMe, FedRep, APFL), `clusters` (IFCA), `buffered` (FedBuff). What
+it is like for clients: `evaluation`, `analytics` (private histograms and quantiles).
 """

@@ -17,8 +17,8 @@ Formal guarantees: neighbours differ in one client whose pieces are replaced by 
   its number of examples being public (zero-out). Gaussian:
   `DiscreteGaussianDpEvent(s / S_2)`, for RDP under REPLACE_SPECIAL. Geometric: pure
   epsilon = S_1 / s, whose worst case, whatever the mechanism, is randomized response
-  between two answers: that is the event, for PLD under REPLACE_ONE (under
-  REPLACE_SPECIAL dp-accounting takes one of the two answers for a fair coin). Where
+  between two answers: that is the event, for dp-accounting's own PLD accountant under
+  REPLACE_ONE (under REPLACE_SPECIAL it takes one answer for a fair coin). Where
   nobody was asked, or holds anything, there is no answer (None), which is public too.
 
 Bins are public, so that thresholds on noisy counts are post-processing. Noise is keyed

@@ -12,7 +12,7 @@ SIZES = np.array([1, 2, 3, 5, 8, 20])
 P = np.array([0.1, 0.2, 0.2, 0.5, 0.5, 1.0])
 RULES = {
     "mean": rules.mean(),
-    "cohort": rules.mean(3.0),
+    "cohort": rules.mean(4.0),
     "by_data": rules.by_data(),
     "capped": rules.capped_data(4.0),
     "capped, expected": rules.capped_data(4.0, SIZES, P),
