@@ -5,7 +5,7 @@ Everything here words and draws what `trustml.experiments.federate` measured.
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -292,7 +292,7 @@ def told(trained: Any) -> words.Card:
     )
 
 
-def curve(rows: list[Mapping[str, Any]], kind: str, unit: str = "round") -> str:
+def curve(rows: Sequence[Mapping[str, Any]], kind: str, unit: str = "round") -> str:
     """Accuracy on the validation split by round; '' where it was measured once."""
     name = "nonprivate/valid_accuracy"
     points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
