@@ -143,5 +143,5 @@ def test_the_best_rates_are_trained_for_every_seed(data, tmp_path, monkeypatch):
     assert report["shared"]["client_rate"] == 0.5
     assert report["shared"]["server_rate"] == 2.0
     assert len(done) == 6 + 3 + 3
-    tune.seeds(made, tuned, data, None, tmp_path)  # all of it is kept
+    tune.seeds(made, tuned, data, build.task(made, data), tmp_path)  # all of it is kept
     assert len(done) == 12
