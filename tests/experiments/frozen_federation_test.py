@@ -80,6 +80,7 @@ def test_training_in_one_place_equals_a_loop(data, tmp_path):
     params = task.init(rng.step_key(rng.stream(rng.root(0), "init"), 0))
     rows = centralised._order(made, 40)
     assert sorted(rows.reshape(-1)[:40].tolist()) == list(range(40))
+    assert rows.reshape(-1)[:40].tolist() != list(range(40))
     optimizer = optax.sgd(0.5)
     state = optimizer.init(params)
 
