@@ -7,8 +7,8 @@ has trained on.
 `sweep()` is the grid of client and server optimizers, FedProx on and off, over the
 partitions, and training in one place: every cell tries the same learning rates on the
 validation split and then trains with the best of them for three seeds. The two cells of
-FedNLP's rule (AdamW on clients if FedOpt, SGD otherwise, at one rate) are marked. In all
-75 cells and about 1,260 runs: for a cluster (`--launcher=slurm`).
+FedNLP's rule (AdamW on clients if FedOpt, SGD otherwise, at one rate) are marked:
+75 cells, about 1,260 runs, for a cluster (`--launcher=slurm`).
 
     bash launch/run.sh --config=configs/fednlp_qa.py
     bash launch/run.sh --config=configs/fednlp_qa.py:centralised
