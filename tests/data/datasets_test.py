@@ -53,6 +53,32 @@ SHA256 = {
         "8b1e351af7a41f3745edeff5bf1aaf280319e11af13ee030b230d8ad83115396",
     "location30/location30.npz":
         "8efc52aad383b32c518457d08b8a4dc14d81bbaa81b12ad9618a70ac66936541",
+    "newsgroups20/test.jsonl.gz":
+        "3d3cd6238587207dbb95cc5f19eecb267ebd81c4c43e2a1ec75641366d00ec69",
+    "newsgroups20/train.jsonl.gz":
+        "881f80ad822c2b3ebd3e6b53d967859393a9bffce1403385908704ebc7fb073b",
+    "wnut17/dev.jsonl.gz":
+        "e9ce398c93da4a3b5cfc01ddcf3def876fe89141b829a0ea57d81cd9e629d1e7",
+    "wnut17/test.jsonl.gz":
+        "e6e2021db86045154f1a63dc85a45aa8e702d592513cfce30cbbab03c56ed91d",
+    "wnut17/train.jsonl.gz":
+        "fc82d490a278c43f52edc5d93c92b0591c8f2f14eb9e5653b1d4b9ad2de6614e",
+    "ud_ewt/dev.jsonl.gz":
+        "d3154d44638f7d060ab441cbe0b511a7be57e02a3c82573504836a71074fc1d3",
+    "ud_ewt/test.jsonl.gz":
+        "5d54e9534479d723fd5ae74e5f228092fe8ed065667be264ee958fbc912eeb89",
+    "ud_ewt/train.jsonl.gz":
+        "a7000891423db5c4f02e2a5323963124e787d4021b1c7902c460fb1e0428ef61",
+    "squad/v11_contexts.jsonl.gz":
+        "b912cf3a4ce4c7e4fef23e8c623ec1eb4d6cac0c792318ca72e1ac1c57a41862",
+    "squad/v11_test.jsonl.gz":
+        "8dd57efbfc614425d98e2a3817a2b7be98150067ce42ab83ca3594733a55f87b",
+    "squad/v11_train.jsonl.gz":
+        "c8b4cfc6eb6b25d4d04834c444271e3cbd6a934e227411ae729fed875c4fbaee",
+    "e2e_nlg/dev.tsv.gz":
+        "08c0c09b2e4390393eab1dac7e43ed8e5c276948f31bd2be38af1b0e438b2837",
+    "e2e_nlg/test.tsv.gz":
+        "f94f37c1045b3a6692175d9e92d7b56a36c848ec6bceb0bf818fc8de7c37d060",
 }
 # fmt: on
 
@@ -68,9 +94,15 @@ SIZES = {
     "mnist": ((53907, 6093, 3000), 10, 0),
     "adult": ((29315, 3246, 16281), 2, 0),
     "location30": ((4034, 479, 497), 30, 0),
+    "newsgroups20": ((10194, 1120, 7532), 20, 0),
+    "wnut17": ((3394, 1009, 1287), 7, 13),
+    "ud_ewt": ((12544, 2001, 2077), 5, 17),
+    "squad": ((7788, 795, 1987), 8, 0),
+    "e2e_nlg": ((4249, 423, 4693), 7, 0),
 }
 PACKAGED = ("snips", "digits")
-LARGE = ("sst2", "mnist", "adult", "ag_news")  # preparing them takes 5 to 15 s each
+# Preparing them takes 5 to 15 s each.
+LARGE = ("sst2", "mnist", "adult", "ag_news", "newsgroups20", "ud_ewt", "squad")
 
 
 def test_every_set_is_under_test():
@@ -140,7 +172,9 @@ def test_rows_of_the_large_sets(name):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["atis", "nlu_eval", "clinc150", "location30"])
+@pytest.mark.parametrize(
+    "name", ["atis", "nlu_eval", "clinc150", "location30", "wnut17", "e2e_nlg"]
+)
 def test_loaded_sets(cache, name):
     check_loaded(name)
 

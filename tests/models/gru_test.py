@@ -93,3 +93,23 @@ def test_spelled_words_are_the_means_of_their_ngrams():
 def test_a_spelling_of_another_vocabulary_is_refused():
     with pytest.raises(ValueError, match=r"spelling=\[3, 2\] must be \[4, C\]"):
         gru.task(4, 3, 4, spelling=np.zeros((3, 2), np.int32))
+
+
+def test_without_intents_it_tags_alone():
+    task = gru.task(20, 0, 4, width=6, hidden=4)
+    params = jax.jit(task.init)(jax.random.key(0))
+    assert "intent" not in params and set(task.metrics) == {
+        "slot_accuracy",
+        "slot_loss",
+    }
+    example = {
+        "tokens": jnp.array([3, 4, 5, 0], jnp.int32),
+        "length": jnp.array(3, jnp.int32),
+        "slots": jnp.array([1, 0, 2, 0], jnp.int32),
+    }
+    found = task.predict(params, example)
+    by_hand = -np.mean([found[n, tag] for n, tag in enumerate((1, 0, 2))])
+    loss = task.loss(params, example, jax.random.key(1))
+    np.testing.assert_allclose(loss, by_hand, rtol=1e-5)
+    with pytest.raises(ValueError, match="num_intents"):
+        gru.task(20, 1, 4)

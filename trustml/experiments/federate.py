@@ -185,7 +185,8 @@ def fit(
         selected = selected._replace(observed=kept["observed"] or None)
 
     holding = _holding(calendar, held)
-    now = holding(first * calendar.periods // total)
+    # A run that was killed after its last round has none left.
+    now = holding(min(first, total - 1) * calendar.periods // total)
     used: list[float] = []
     infos: list[rounds.Info] = []
     with writer_lib.Writer(

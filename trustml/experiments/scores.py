@@ -119,9 +119,8 @@ def measure(
     rows = _meanings(data, split)
     some = {name: column[rows] for name, column in columns.items()}
     written = _mapped(_written, task.predict, params, some, batch_size=128)
-    return _of_sentences(
-        _sentences(data, split, rows, written), data, split, rows, level
-    )
+    said = _sentences(data, split, rows, written)
+    return _of_sentences(said, data, split, rows, level)
 
 
 def per_example(
@@ -242,7 +241,11 @@ def _answers(data: datasets.Dataset, split: str, first, last) -> list[str]:
         raise ValueError(f"data.name={data.name!r} has no tokenizer to read texts by.")
     most = getattr(data, split)["tokens"].shape[1]
     index = pairs.read(texts, tokenizer, most).word_index
-    return [pairs.answer(*one) for one in zip(texts, index, first, last, strict=True)]
+    ends = zip(first.tolist(), last.tolist(), strict=True)
+    return [
+        pairs.answer(text, words, *span)
+        for text, words, span in zip(texts, index, ends, strict=True)
+    ]
 
 
 def _of_answers(said: Sequence[str], data, split: str, level: float) -> Scores:

@@ -117,6 +117,7 @@ def trial(
     if test:
         measured = scores.measure(task, trained.params, data, "test")
         found["test"] = {name: score.value for name, score in measured.items()}
+    place.mkdir(parents=True, exist_ok=True)
     report_lib.put(kept, report_lib.to_json(found))
     return found
 

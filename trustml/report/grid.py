@@ -132,22 +132,17 @@ def write(
 
 
 def _card(one: Mapping[str, Any]) -> words.Card:
-    alone = "; ".join(f"{name} {_points(x)}" for name, x in one["server"].items())
+    change = fmt.points_change
+    alone = "; ".join(f"{name} {change(x)}" for name, x in one["server"].items())
     return words.Card(
         f"How large is the confound ({one['partition']})?",
-        f"{_points(one['confound'])} of the {_points(one['rule'])} that the rule "
-        "shows.",
+        f"{change(one['confound'])}, where the rule shows {change(one['rule'])}.",
         (
             f"The rule: AdamW and Adam against SGD and averaging, clients' rate "
             f"{one['shared_rate']:g}.",
             f"The server's optimizer alone, by that of the clients, tuned: {alone}.",
         ),
     )
-
-
-def _points(one: Mapping[str, float]) -> str:
-    ends = f"{fmt.signed(100 * one['lo'])} to {fmt.signed(100 * one['hi'])}"
-    return f"{fmt.signed(100 * one['value'])} points ({ends})"
 
 
 def _grouped(entries: Entries) -> dict[tuple[str, float], list[Mapping[str, Any]]]:

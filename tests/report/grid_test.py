@@ -1,0 +1,77 @@
+"""The confound by hand; what a page of a grid says."""
+
+import json
+
+import numpy as np
+import pytest
+
+from trustml.report import frontier, grid
+
+
+def _entry(client, server, values, shared=None, prox=0.0, budget=15):
+    tuned = {
+        "client_rate": 0.1,
+        "server_rate": 1.0,
+        "values": values,
+        "value": float(np.mean(values)),
+        "lo": 0.0,
+        "hi": 1.0,
+    }
+    other = None if shared is None else {"client_rate": 0.03, "values": shared}
+    return {
+        "cell": {
+            "partition": "iid",
+            "prox": prox,
+            "client": client,
+            "server": server,
+        },
+        "tuned": tuned,
+        "shared": other,
+        "budget": budget,
+        "baseline": {},
+    }
+
+
+def _entries():
+    return [
+        _entry("sgd", "sgd", [0.60, 0.62], shared=[0.20, 0.24]),
+        _entry("sgd", "adam", [0.63, 0.63]),
+        _entry("adamw", "sgd", [0.65, 0.66]),
+        _entry("adamw", "adam", [0.66, 0.69], shared=[0.64, 0.66]),
+    ]
+
+
+def test_the_confound_is_the_rule_less_the_servers_optimizer():
+    (found,) = grid.confounds(_entries())
+    # By seed: the rule 0.44 and 0.42; the server 0.03, 0.01 (sgd) and 0.01, 0.03.
+    assert found["rule"]["value"] == pytest.approx(0.43)
+    assert found["server"]["sgd"]["value"] == pytest.approx(0.02)
+    assert found["server"]["adamw"]["value"] == pytest.approx(0.02)
+    assert found["confound"]["value"] == pytest.approx(0.43 - 0.02)
+    # t with one degree of freedom, 12.706, times 0.01, half of the seeds' distance.
+    assert found["confound"]["hi"] == pytest.approx(0.41 + 0.12706, abs=1e-4)
+    assert found["shared_rate"] == 0.03
+
+
+def test_cells_with_a_proximal_term_and_missing_ones_make_no_confound():
+    assert grid.confounds(_entries()[:3]) == []
+    with_prox = [*_entries(), _entry("sgd", "adam", [0.0, 0.0], prox=0.1)]
+    assert grid.confounds(with_prox) == grid.confounds(_entries())
+
+
+def test_the_page_marks_the_rule_and_tells_of_unequal_budgets(tmp_path):
+    entries = [*_entries(), _entry("sgd", "yogi", [0.5, 0.5], budget=9)]
+    text = grid.write(tmp_path, entries, title="T").read_text()
+    assert text.count(f"{grid.MARK} at 0.1, 1") == 2
+    assert "41.0 points" in text and "different budgets: [9, 15]" in text
+    assert len(json.loads((tmp_path / "grid.json").read_text())["cells"]) == 5
+    with pytest.raises(ValueError, match="entries is empty"):
+        grid.write(tmp_path, [])
+
+
+def test_pages_with_a_headline_are_points_of_a_frontier():
+    headline = {"figure": "rouge_l", "value": 0.5, "lo": 0.4, "hi": 0.6, "n": 9}
+    page = {"title": "T", "headline": headline, "privacy": {"epsilon_as_run": 2.0}}
+    (found,) = frontier.point(page)
+    assert found["accuracy"] == headline and found["epsilon"] == 2
+    assert grid.entry(page) is None
