@@ -213,3 +213,14 @@ def test_refused_before_any_round(tmp_path, name):
 def test_algorithms_of_uniform_means_refuse_weights_by_data():
     with pytest.raises(ValueError, match=r"federated.weighting='data'.*'uniform'"):
         config(federated__algorithm="scaffold")
+
+
+def test_examples_of_a_client_arrive_in_no_order_of_labels():
+    offsets = np.array([0, 40, 40, 100])
+    order = federation.arrival(offsets, 0)
+    for begin, end in ((0, 40), (40, 100)):
+        part = order[begin:end]
+        np.testing.assert_array_equal(np.sort(part), np.arange(begin, end))
+        assert (np.diff(part) > 0).mean() < 0.75
+    np.testing.assert_array_equal(order, federation.arrival(offsets, 0))
+    assert (order != federation.arrival(offsets, 1)).any()

@@ -91,8 +91,19 @@ def store(
         ),
         "shards": lambda: partitions.shards(labels, clients, spec.shards, seed=seed),
     }[spec.partition]()
-    made = stores.from_partition(data.train, dealt.offsets, dealt.permutation)
-    return made, dealt
+    rows = dealt.permutation[arrival(dealt.offsets, seed)]
+    return stores.from_partition(data.train, dealt.offsets, rows), dealt
+
+
+def arrival(offsets: np.ndarray, seed: int) -> np.ndarray:
+    """A seeded order of each client's examples, where the data have none of their own.
+
+    Files may be sorted by label, and partitions keep the order of files: what arrives
+    first would be another task than what arrives last.
+    """
+    owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    drawn = np.random.Philox(key=[seed, 0]).random_raw(len(owner))
+    return np.lexsort((drawn, owner))
 
 
 def cell(config: specs.RunConfig) -> dict[str, Any]:
