@@ -53,9 +53,15 @@ CYCLES = 10  # groups of clients of selection 'cyclic'
 
 
 def store(
-    config: specs.RunConfig, data: datasets.Dataset
+    config: specs.RunConfig, data: datasets.Dataset, *, shuffled: bool = True
 ) -> tuple[stores.ClientStore, partitions.Partition | None]:
     """The training split in the hands of clients, and the partition if one was made.
+
+    Args:
+      config: of the run.
+      data: its data.
+      shuffled: whether the examples of a made client are in a seeded order (`arrival`),
+        or in that of the data.
 
     Raises:
       ValueError: for a partition that cannot be, or cohorts beyond the clients.
@@ -91,7 +97,9 @@ def store(
         ),
         "shards": lambda: partitions.shards(labels, clients, spec.shards, seed=seed),
     }[spec.partition]()
-    rows = dealt.permutation[arrival(dealt.offsets, seed)]
+    rows = dealt.permutation
+    if shuffled:
+        rows = rows[arrival(dealt.offsets, seed)]
     return stores.from_partition(data.train, dealt.offsets, rows), dealt
 
 

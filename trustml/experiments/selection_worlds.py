@@ -73,7 +73,7 @@ def make(
     # Only labels and row numbers are dealt; the data stay where they are.
     count = len(data.train["label"])
     thin = {"label": data.train["label"], "row": np.arange(count)}
-    held, _ = federation.store(config, data._replace(train=thin))
+    held, _ = federation.store(config, data._replace(train=thin), shuffled=False)
     offsets, rows = np.asarray(held.offsets), np.asarray(held.columns["row"], np.int64)
     sizes = np.diff(offsets)
     owner = np.repeat(np.arange(len(sizes)), sizes)
