@@ -56,6 +56,7 @@ def get_config(arg=""):
         cfg.train.eval_every = 600
     if arg == "smoke":
         cfg.data.limit = 1000
+        cfg.federated.lanes = 2  # fewer programs to compile
         cfg.data.max_length = 64
         cfg.train.steps = 4
         cfg.train.eval_every = 2

@@ -55,7 +55,8 @@ def get_config(arg=""):
         cfg.train.log_every = 50
         cfg.train.eval_every = 250
     if arg == "smoke":
-        cfg.data.limit = 200
+        cfg.data.limit = 100
+        cfg.federated.lanes = 2  # fewer programs to compile
         cfg.data.max_length = 64
         cfg.federated.cohort = 4
         cfg.train.steps = 2

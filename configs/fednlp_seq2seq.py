@@ -55,7 +55,11 @@ def get_config(arg=""):
         cfg.train.log_every = 100
         cfg.train.eval_every = 600
     if arg == "smoke":
-        cfg.data.limit = 200
+        cfg.data.limit = 100
+        cfg.federated.lanes = 2  # fewer programs to compile
+        cfg.data.second_length = 20
+        cfg.federated.clients = 20
+        cfg.federated.cohort = 4
         cfg.train.steps = 4
         cfg.train.eval_every = 2
     return cfg

@@ -61,6 +61,7 @@ def get_config(arg=""):
         cfg.train.eval_every = 200
     if arg == "smoke":
         cfg.data.limit = 400
+        cfg.federated.lanes = 2  # fewer programs to compile
         cfg.train.steps = 4
         cfg.train.eval_every = 2
     return cfg
