@@ -132,3 +132,14 @@ def test_what_does_not_fit_is_refused():
         exposure.extrapolated(0.0, np.ones(1000), candidates=9)
     with pytest.raises(ValueError, match=r"must lie in \(0, 1\]"):
         exposure.fisher([0.0])
+
+
+def test_an_estimated_rank_is_no_recovery_however_many_codes_there_are():
+    losses = np.random.default_rng(0).normal(size=1000)
+    many = 8192**5  # beyond 64 bits
+    found = [exposure.estimated(-50.0, losses, candidates=many)] * 6
+    other = [exposure.estimated(0.0, losses, candidates=many)] * 6
+    assert found[0].bits == pytest.approx(65.0)
+    assert found[0].is_estimate
+    summary = exposure.summarise(found, absent=other, decoy=other)
+    assert summary.recovered == 0.0

@@ -163,3 +163,11 @@ def test_saturated_scores_are_named():
         np.minimum(ins, 0.5), np.minimum(outs, 0.5), attack="any"
     )
     assert "saturated" in found.warnings[0]
+
+
+def test_a_promise_without_delta_is_refused():
+    rng = np.random.default_rng(0)
+    ins, outs = rng.normal(size=(2, 200))
+    result = membership.from_scores(ins, outs, attack="loss")
+    with pytest.raises(ValueError, match=r"delta=None is missing beside epsilon=1"):
+        membership.as_dict(result, epsilon=1.0)

@@ -189,3 +189,18 @@ def test_what_is_no_array_of_numbers_is_named(wrong):
         metrics.tpr_at_fpr([0.0], wrong, 0.5)
     with pytest.raises(ValueError, match="fpr is .* array of numbers"):
         metrics.tpr_bound(wrong, 1.0, 1e-5)
+
+
+def test_false_alarms_at_an_atom_hold_the_true_rate():
+    # tau = 3 is the largest score there is: nothing can lie above it.
+    rng = np.random.default_rng(0)
+    outs, ins = (rng.integers(0, 4, n).astype(float) for n in (1000, 100))
+    point = metrics.tpr_at_fpr(ins, outs, 0.1)
+    assert point.achieved_fpr == 0.0
+    assert point.fpr_lo == 0.0 < point.fpr_hi
+
+
+@pytest.mark.parametrize("level", [95, 0, -1, 2.0])
+def test_a_level_of_auc_is_a_probability(level):
+    with pytest.raises(ValueError, match=f"level={level}"):
+        metrics.auc([1.0, 2.0], [0.0, 3.0], level)

@@ -270,3 +270,17 @@ def test_coins_that_may_be_fair_pass():
     one_run.check_coins(X, np.arange(40) < 13)
     with pytest.raises(ValueError, match="no fair coins"):
         one_run.check_coins(X, np.arange(40) < 9)
+
+
+@pytest.mark.parametrize("coins", [np.ones(10, bool), np.zeros(10, bool)])
+def test_canaries_of_one_side_say_nothing(coins):
+    with pytest.raises(ValueError, match="coins='all (in|out)' leaves nothing"):
+        one_run.epsilon_delta(np.zeros(10), coins, guesses=(10, 0), delta=1e-5)
+
+
+def test_ties_are_not_ordered_by_what_may_have_drawn_the_coins():
+    order = np.random.default_rng(0).permutation(1000)
+    coins = np.zeros(1000, bool)
+    coins[order[500:]] = True
+    right = one_run.guess(np.zeros(1000), coins, (50, 50), seed=0)
+    assert 30 < right < 70  # 50 +- 5 by chance; 100 of 100 with the same stream

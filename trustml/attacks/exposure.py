@@ -24,6 +24,7 @@ Example::
 References: https://arxiv.org/abs/1802.08232, https://arxiv.org/abs/2203.13920
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -47,6 +48,7 @@ class Exposure(NamedTuple):
       mid_rank: 1 + #{lower} + #{other ties} / 2.
       worst_rank: #{lower or equal}, the secret included.
       candidates: R.
+      is_estimate: whether ranks are read off an extrapolation; then none is a recovery.
     """
 
     bits: float
@@ -55,6 +57,7 @@ class Exposure(NamedTuple):
     mid_rank: float
     worst_rank: int
     candidates: int
+    is_estimate: bool = False
 
 
 class Recovery(NamedTuple):
@@ -91,7 +94,7 @@ class Summary(NamedTuple):
       p_value: of all seeds together, by Fisher's method.
       control_p_value: the same of both controls, smaller of the two; a small one says
         that the codes were not ranked at random without the canary.
-      recovered: share of seeds in which the secret had rank 1 alone.
+      recovered: share of seeds in which the secret had rank 1 alone, of all codes.
     """
 
     seeds: int
@@ -169,7 +172,7 @@ def extrapolated(
         _validate.fail("random_losses", float(spread), "is a spread too small to fit")
     z, shape = _fit((losses - losses.mean()) / spread, secret_loss, losses, spread)
     bits = -_log_cdf(z, shape) / float(np.log(2))
-    return min(max(0.0, bits), float(np.log2(candidates)))
+    return min(max(0.0, bits), math.log2(candidates))
 
 
 def estimated(
@@ -187,10 +190,10 @@ def estimated(
       candidates: R >= 2.
     """
     bits = extrapolated(secret_loss, random_losses, candidates=candidates)
-    losses, ceiling = np.asarray(random_losses), float(np.log2(candidates))
+    losses, ceiling = np.asarray(random_losses), math.log2(candidates)
     rank = 2.0 ** (ceiling - bits)
     p_value = (1 + int(np.sum(losses <= secret_loss))) / (losses.size + 1)
-    return Exposure(bits, ceiling, p_value, rank, round(rank), candidates)
+    return Exposure(bits, ceiling, p_value, rank, round(rank), candidates, True)
 
 
 def recovery(guess: npt.ArrayLike, secret: npt.ArrayLike, alphabet: int) -> Recovery:
@@ -261,7 +264,9 @@ def summarise(
         level=level,
         p_value=fisher([one.p_value for one in inserted]),
         control_p_value=min(controls),
-        recovered=float(np.mean([one.worst_rank == 1 for one in inserted])),
+        recovered=float(
+            np.mean([one.worst_rank == 1 and not one.is_estimate for one in inserted])
+        ),
     )
 
 

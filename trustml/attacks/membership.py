@@ -239,10 +239,13 @@ def as_dict(
     Returns:
       dict of floats, lists and strings; an FPR that is not available is None.
     """
+    if epsilon is not None and delta is None:
+        cure = "give the delta of the same guarantee; 0.0 for pure privacy"
+        _validate.fail("delta", None, f"is missing beside epsilon={epsilon:g}", cure)
     roc, bound = _thin(result.roc, max_points), None
     if epsilon is not None and np.isfinite(epsilon):
         fpr = np.geomspace(min(1e-4, 1.0 / result.n_nonmembers), 1.0, 100)
-        tpr = metrics.tpr_bound(fpr, epsilon, delta or 0.0)
+        tpr = metrics.tpr_bound(fpr, epsilon, delta)
         bound = {"fpr": fpr.tolist(), "tpr": tpr.tolist()}
     return {
         "attack": result.attack,

@@ -212,6 +212,7 @@ def auc(
       the mid-rank form.
     """
     ins, outs = check_scores(member_scores, nonmember_scores)
+    level = _validate.in_open_interval("level", level, 0, 1, "0.95 is usual")
     n_in, n_out = ins.size, outs.size
     ranks = stats.rankdata(np.concatenate([ins, outs]))
     below = (ranks[:n_in] - stats.rankdata(ins)) / n_out
@@ -274,6 +275,9 @@ def tpr_at_fpr(
     tail = (1.0 - level) / 2.0
     lo, hi = intervals.proportion(found, ins.size, level)
     fpr_lo, fpr_hi = stats.beta.ppf([tail, 1.0 - tail], k + 1, outs.size - k)
+    if alarms < k:
+        # Ties: the threshold lies on an atom, all of which passes for no false alarm.
+        fpr_lo = intervals.proportion(alarms, outs.size, level)[0]
     return Point(
         found / ins.size,
         lo,

@@ -55,6 +55,7 @@ from trustml.privacy import accounting
 
 STRATEGIES = ("fixed", "split", "bonferroni")
 COINS_LEVEL = 1e-3
+_TIES, _HALVES = 0x7E5, 0x4A1  # of the streams that order equal scores, and split
 
 Pair = tuple[int, int]
 
@@ -151,7 +152,8 @@ def guess(
     scores = _validate.numbers_of("scores", scores)
     coins = np.asarray(coins, bool)
     k_in, k_out = _pair(guesses, scores.size)
-    shuffled = np.random.default_rng(seed).permutation(scores.size)
+    # A stream of its own: coins of the same bare seed must not decide ties.
+    shuffled = np.random.default_rng((seed, _TIES)).permutation(scores.size)
     order = shuffled[np.argsort(scores[shuffled], kind="stable")]
     highest, lowest = order[scores.size - k_in :], order[:k_out]
     return int(np.sum(coins[highest]) + np.sum(~coins[lowest]))
@@ -274,7 +276,7 @@ def _bound(
     pairs = _pairs(guesses, strategy)
     level = alpha / len(pairs) if strategy == "bonferroni" else alpha
     if strategy == "split":
-        shuffled = np.random.default_rng(seed).permutation(scores.size)
+        shuffled = np.random.default_rng((seed, _HALVES)).permutation(scores.size)
         first, second = np.array_split(shuffled, 2)
         chosen = _best(
             scores[first], coins[first], pairs, seed, delta, level, epsilon_of
@@ -352,6 +354,14 @@ def check_coins(
             f"{heads} of {flips.size} in",
             f"are no fair coins (p = {p:.1g})",
             "give the coin of every canary, of those that were out too",
+        )
+    if heads in (0, flips.size):
+        side = "in" if heads else "out"
+        _validate.fail(
+            "coins",
+            f"all {side}",
+            "leaves nothing to tell apart",
+            "flip a fair coin for each canary, and audit those that came up tails too",
         )
     return scores, flips
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trustml.attacks import closed_form, metrics, targets
+from trustml.experiments import learned
 from trustml.experiments.leaks import HEADLINE, Leak, as_dict
 from trustml.report import fmt, study, tables, words
 from trustml.report import leaks as figures
@@ -86,8 +87,8 @@ def _leaks(leak: Leak) -> words.Card:
     budget = max(leak.attacks)
     best = leak.attacks[budget][HEADLINE]
     points = [
-        f"AUC {figures.heading(best.auc.value, best.auc.lo, best.auc.hi)}; 0.5 is "
-        "guessing."
+        f"{HEADLINE} has AUC "
+        f"{figures.heading(best.auc.value, best.auc.lo, best.auc.hi)}; 0.5 is guessing."
     ]
     for fpr, mean in best.tpr_at_fpr.items():
         if mean is not None:
@@ -106,10 +107,12 @@ def _leaks(leak: Leak) -> words.Card:
     strongest = leak.attacks[budget][finder].auc
     leaky = strongest.lo > 0.5
     if finder != HEADLINE:
-        points.append(
-            f"Of all {len(leak.attacks[budget])} attacks {finder} finds most (which "
+        points.insert(
+            0,
+            f"Of {len(leak.attacks[budget])} attacks {finder} finds most (which "
             "flatters it a little), AUC "
-            f"{figures.heading(strongest.value, strongest.lo, strongest.hi)}."
+            f"{figures.heading(strongest.value, strongest.lo, strongest.hi)}; 0.5 is "
+            "guessing.",
         )
     who = "without privacy" if leak.epsilon is None else f"at ε = {leak.epsilon:.3g}"
     headline = (
@@ -206,7 +209,8 @@ def _of_models(leak: Leak) -> study.Section:
     if leak.learned:
         count = next(iter(leak.learned.values())).n_targets
         caption = f"Attacks that train networks of their own, {count} targets"
-        rows = _rows(leak.learned, "16")
+        most = min(learned.SHADOWS, max(leak.attacks))
+        rows = _rows(leak.learned, str(most))
         tabled.append(tables.table(_HEAD, rows, caption))
     if leak.classes is not None:
         tabled.append(_classes(leak))
