@@ -239,7 +239,9 @@ def as_dict(
     Returns:
       dict of floats, lists and strings; an FPR that is not available is None.
     """
-    if epsilon is not None and delta is None:
+    if epsilon is None:
+        delta = 0.0
+    elif delta is None:
         cure = "give the delta of the same guarantee; 0.0 for pure privacy"
         _validate.fail("delta", None, f"is missing beside epsilon={epsilon:g}", cure)
     roc, bound = _thin(result.roc, max_points), None
