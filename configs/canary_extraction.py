@@ -3,11 +3,12 @@
 Source: Parikh, Dupuy, Gupta 2022 (arXiv 2203.13920). A text "my pin code is d d d d" is
 planted 0, 1, 10 or 100 times; all 10,000 codes are scored, and the paper's relaxed
 attack guesses beside them. Then the same with defences, on fewer seeds.
-Seen on 2026-11-22: bits above the control 9.6 [7.7, 11.5] with one copy, 10.9 [9.6, 12.5]
-with 10; 9 of 16 whole codes at 10 copies undefended, 0 of 6 under DP-SGD, which is 0.0
-[-2.1, 3.5] bits above its control. 15 minutes on two cores beside other work (a run with
-the mean of the slots' losses, which costs the same: 7 of 16 at 10 copies). A CPU is one
-device to JAX unless XLA_FLAGS=--xla_force_host_platform_device_count=2 is set.
+Seen on 2026-11-22: 9.6 bits [7.7, 11.5] above the control with one copy, 10.9
+[9.6, 12.5] with 10; 9 of 16 whole codes at 10 copies undefended, 0 of 6 under DP-SGD,
+which is 0.0 [-2.1, 3.5] bits above its control. 15 minutes on two cores beside other
+work (a run with the mean of the slots' losses, which costs the same: 7 of 16 at 10
+copies). A CPU is one device to JAX unless
+XLA_FLAGS=--xla_force_host_platform_device_count=2 is set.
 
     bash launch/run.sh --config=configs/canary_extraction.py
     bash launch/run.sh --config=configs/canary_extraction.py:smoke
