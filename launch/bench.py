@@ -146,7 +146,11 @@ def steps(task: task_lib.Task, size: int, config) -> dict[str, Step]:
 
         return step
 
-    found = {PLAIN: plain, "book_keeping": ours("book_keeping"), "vmap": ours("vmap")}
+    found: dict[str, Step] = {
+        PLAIN: plain,
+        "book_keeping": ours("book_keeping"),
+        "vmap": ours("vmap"),
+    }
     for small in (1, config.microbatch_size):  # 1: a loop over the examples
         if small < size:
             found[f"vmap@{small}"] = ours("vmap", small)
@@ -214,7 +218,7 @@ def compile_all(found: dict[str, Step], arguments, wanted, say) -> dict[str, Any
 
 
 def _sample(fn, arguments, repeats: int) -> float:
-    start = time.perf_counter()
+    start, out = time.perf_counter(), None
     for _ in range(repeats):
         out = fn(*arguments)
     jax.block_until_ready(out)

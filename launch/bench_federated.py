@@ -42,9 +42,6 @@ from trustml.federated.aggregation import chain
 from trustml.federated.aggregation import weighting as links
 from trustml.federated.algorithms import averaging, base
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "what to measure")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/bench_fl", "where the table is written")
-
 SCAN, LOOP, PRODUCTS = "scan", "loop", "_im2col"
 _COHORTS = 200  # for the utilization
 
@@ -67,7 +64,7 @@ def federation(scene: bench_scenes.Scene, rate: float) -> lane_probe.Build:
             loss = im2col.rewrite(loss)
         return rounds.make(
             averaging.fedavg(loss, optax.sgd(rate), optax.sgd(1.0)),
-            chain.chain(links.of(weighting.by_data()), links.realised()),
+            chain.chain(links.of(weighting.by_data())),
             population=population,
             settings=rounds.Settings(
                 jit=jax.jit,
@@ -264,7 +261,7 @@ def main(argv):
     """Runs the scenes of the config, one after the other."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}.")
-    config = _CONFIG.value
+    config = flags.FLAGS.config
     if config is None:
         raise app.UsageError("--config is missing; try configs/bench_federated.py.")
     scenes = {n: s for n, s in config.scenes.items() if config.only in n}
@@ -286,7 +283,7 @@ def main(argv):
         "command": " ".join(sys.argv),
         "scenes": {},
     }
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = pathlib.Path(flags.FLAGS.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     for name, spec in scenes.items():
         report["scenes"][name] = run_scene(name, spec, config, say)
@@ -295,4 +292,6 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "what to measure")
+    flags.DEFINE_string("workdir", "runs/bench_fl", "where the table is written")
     app.run(main)

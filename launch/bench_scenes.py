@@ -86,7 +86,7 @@ def _images(name: str) -> tuple[np.ndarray, np.ndarray]:
     if name == "digits":
         from sklearn import datasets
 
-        found = datasets.load_digits()
+        found: Any = datasets.load_digits()
         return (found.images[..., None] / 16).astype(np.float32), found.target
     folder = pathlib.Path(os.environ.get("TRUSTML_DATA", "")) / "mnist"
     with np.load(folder / "mnist.npz") as file:

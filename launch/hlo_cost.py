@@ -15,6 +15,7 @@ Example::
 
 import math
 import re
+from typing import Any
 
 import jax
 
@@ -39,13 +40,14 @@ def of(compiled: jax.stages.Compiled) -> dict[str, float]:
       memory, arguments and results excluded), `product_flops` (matrix products and
       convolutions, loops counted in full; conditional branches counted all).
     """
-    analysis = compiled.cost_analysis()
-    memory = compiled.memory_analysis()
+    # None from a backend that reports nothing, which fails below.
+    analysis: Any = compiled.cost_analysis()
+    memory: Any = compiled.memory_analysis()
     return {
         "flops": float(analysis["flops"]),
         "bytes": float(analysis["bytes accessed"]),
         "temp_bytes": float(memory.temp_size_in_bytes),
-        "product_flops": float(product_flops(compiled.as_text())),
+        "product_flops": float(product_flops(compiled.as_text() or "")),
     }
 
 

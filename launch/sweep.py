@@ -108,8 +108,10 @@ def parse(argv: Sequence[str]) -> Sweep:
       FileNotFoundError: no config file, or a data file that is not there.
     """
     own, common = _split(argv)
-    jobs = int(own["jobs"]) if own["jobs"].isdecimal() else own["jobs"]
-    _validate.integer_at_least("jobs", jobs, 1, "1 runs one point after the other")
+    jobs: Any = int(own["jobs"]) if own["jobs"].isdecimal() else own["jobs"]
+    jobs = _validate.integer_at_least(
+        "jobs", jobs, 1, "1 runs one point after the other"
+    )
     launcher = _validate.one_of("launcher", own["launcher"], _LAUNCHERS)
     spec = own["config"]
     if not spec:

@@ -219,7 +219,7 @@ def test_cohorts_of_any_size_use_the_same_programs():
         )
         cohort = sweep.Cohort(some, world.sizes[some], np.ones(count))
         made.run(model(world), jax.random.key(0), cohort, data, index)
-    assert traced == {"begin": 1, "run": 4, "end": 1}  # widths 8, 4, 2, 1
+    assert traced == {"begin": 1, "run": 1, "end": 1}
 
 
 def test_a_cohort_beyond_the_capacity_is_refused():

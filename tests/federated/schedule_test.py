@@ -24,10 +24,12 @@ def replay(made, cut, index, *, batch_size, length, capacity):
     first = schedule.first_places(made, capacity)
     in_lane = {(d, lane): first[d, lane] for d, lane in np.ndindex(first.shape)}
     executed = 0
-    for window, phases in schedule.windows(
+    for packed, ends in schedule.windows(
         made, cut, index, batch_size=batch_size, length=length, capacity=capacity
     ):
-        for width, start, stop in phases:
+        window = schedule.unpack(packed)
+        starts = [0, *ends[:-1]]
+        for width, start, stop in zip(made.ladder, starts, ends, strict=True):
             executed += width * (stop - start) * made.devices
             outside = window.place[:, start:stop, width:]
             assert (outside == capacity).all()

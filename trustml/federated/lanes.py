@@ -3,7 +3,7 @@
 A lane holds the state of one client at a time. All lanes step together (`vmap`), in
 one loop; where a client ends, its lane adds the message to a sum over the cohort and
 takes up the next client of its queue. Memory is that of L clients, whatever the cohort;
-one program for each width of the ladder serves every cohort.
+one program with a loop for each width of the ladder serves every cohort.
 
     until the end:  do:      batch = data[index[s]], rows beyond count[s] set to 0
                              local = where(active, step(local, batch), local);  s += 1
@@ -37,8 +37,8 @@ Example::
 
     lanes_ = lanes.make(program, group=4)
     carry = jax.jit(lanes_.begin)(shared, clients, memory, first)
-    run = jax.jit(lanes_.run, static_argnums=0, donate_argnums=1)
-    carry = run(width, carry, shared, data, clients, window, (0, 64))
+    run = jax.jit(lanes_.run, donate_argnums=0)
+    carry = run(carry, shared, data, clients, window, ends)
     totals, memory, records = jax.jit(lanes_.end)(carry)
 """
 
@@ -51,6 +51,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trustml import _validate, parallel
+from trustml.federated import schedule
 
 PyTree = Any
 Key = Any
@@ -156,8 +157,8 @@ class Lanes(NamedTuple):
       begin: (shared, clients, memory, first) -> carry. clients: `Client` of
         [D, C, ...]; memory: leaves [D, C, ...]; first: int32[D, L], of
         `schedule.first_places`.
-      run: (width, carry, shared, data, clients, window, (start, stop)) -> carry;
-        `width` is static, start and stop are traced; window: `schedule.Window`.
+      run: (carry, shared, data, clients, window, ends) -> carry; window, ends: of
+        `schedule.windows`, ends alike on all devices.
       end: (carry) -> (Totals, memory [D * C, ...], records [D * C, ...]), summed over
         devices.
     """
@@ -200,6 +201,7 @@ def make(
     _validate.integer_at_least("federated.lanes", lanes, 1)
     _validate.integer_at_least("federated.group", group, 1 if exact else 0)
     _validate.positive("federated.gamma", gamma)
+    widths = schedule.ladder(lanes, group or 1)
     found = parallel.devices() if devices is None else devices
     spread = functools.partial(parallel.map_sum, devices=found, backend=backend)
 
@@ -230,50 +232,57 @@ def make(
 
         return spread(local)(shared, (clients, memory, first))[1]
 
-    def run(width, carry, shared, data, clients, window, bounds):
+    def run(carry, shared, data, clients, window, ends):
         def local(replicated, row):
-            shared, data, bounds = replicated
+            shared, data, ends = replicated
             carry, clients, window = row
-            static = _Static(width, group, exact, gamma)
-            step, boundary = (
-                functools.partial(part, program, static, shared)
-                for part in (_step, _boundary)
+            start = jnp.int32(0)
+            for width, stop in zip(widths, ends, strict=True):
+                carry = loop(width, start, stop, carry, shared, data, clients, window)
+                start = stop
+            return (), _with_axis(carry)
+
+        return spread(local)((shared, data, ends), (carry, clients, window))[1]
+
+    def loop(width, start, stop, carry, shared, data, clients, window):
+        """Steps `start` to `stop` on the first `width` lanes."""
+        static = _Static(width, group, exact, gamma)
+        step, boundary = (
+            functools.partial(part, program, static, shared)
+            for part in (_step, _boundary)
+        )
+        window = window[:, :width]
+
+        # Steps up to one after which a client ends, then what happens there. A
+        # condition around it would copy all that is carried, in every step. Who ends is
+        # carried, or every coordinate of a model would look it up again.
+        def on(state):
+            at, _, local = state
+            now = _now(window, at)
+            return at + 1, _ends(now), step(data, clients, now, local)
+
+        def until_one_ends(state):
+            at, *carried = state
+            local, *rest = carried
+            nobody = jnp.zeros(width, jnp.int32)
+            at, ends, local = jax.lax.while_loop(
+                lambda inner: ~jnp.any(inner[1].last) & (inner[0] < stop),
+                on,
+                (at, _Ends(nobody, nobody.astype(bool), nobody), local),
             )
-            start, stop = (jnp.asarray(bound, jnp.int32) for bound in bounds)
+            return at, *boundary(clients, ends, local, *rest)
 
-            # Steps up to one after which a client ends, then what happens there. A
-            # condition around it would copy all that is carried, in every step.
-            def on(state):
-                at, _, local = state
-                now = _now(window, at)
-                return at + 1, jnp.any(now.last), step(data, clients, now, local)
-
-            def until_one_ends(state):
-                at, *carried = state
-                local, *rest = carried
-                at, _, local = jax.lax.while_loop(
-                    lambda inner: ~inner[1] & (inner[0] < stop),
-                    on,
-                    (at, jnp.zeros((), bool), local),
-                )
-                now = _now(window, at - 1)
-                return at, *boundary(clients, now, local, *rest)
-
-            head = jax.tree.map(lambda x: x[:width], carry.local)
-            rest = carry.total, carry.clamped, carry.memory, carry.records
-            _, head, total, clamped, memory, records = jax.lax.while_loop(
-                lambda state: state[0] < stop, until_one_ends, (start, head, *rest)
-            )
-            states = jax.tree.map(
-                lambda x, h: jax.lax.dynamic_update_slice_in_dim(x, h, 0, 0),
-                carry.local,
-                head,
-            )
-            return (), _with_axis(Carry(states, total, clamped, memory, records))
-
-        window = jax.tree.map(lambda x: x[:, :, :width], window)
-        replicated = (shared, data, bounds)
-        return spread(local)(replicated, (carry, clients, window))[1]
+        head = jax.tree.map(lambda x: x[:width], carry.local)
+        rest = carry.total, carry.clamped, carry.memory, carry.records
+        _, head, total, clamped, memory, records = jax.lax.while_loop(
+            lambda state: state[0] < stop, until_one_ends, (start, head, *rest)
+        )
+        states = jax.tree.map(
+            lambda x, h: jax.lax.dynamic_update_slice_in_dim(x, h, 0, 0),
+            carry.local,
+            head,
+        )
+        return Carry(states, total, clamped, memory, records)
 
     def end(carry):
         def local(_, row):
@@ -291,6 +300,18 @@ def make(
     return Lanes(begin, run, end)
 
 
+class _Ends(NamedTuple):
+    """Of a `schedule.Window`, int32 and bool [w]."""
+
+    place: jax.Array
+    last: jax.Array
+    following: jax.Array
+
+
+def _ends(now):
+    return _Ends(now.place, now.last, now.following)
+
+
 class _Static(NamedTuple):
     width: int
     group: int
@@ -300,9 +321,7 @@ class _Static(NamedTuple):
 
 def _now(window, step):
     """What a window has for one step."""
-    return jax.tree.map(
-        lambda x: jax.lax.dynamic_index_in_dim(x, step, 0, False), window
-    )
+    return schedule.unpack(jax.lax.dynamic_index_in_dim(window, step, 0, False))
 
 
 def _step(program, static, shared, data, clients, now, local):

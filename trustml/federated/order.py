@@ -83,34 +83,37 @@ def positions(
     # [J, M], so that each round reads one row.
     swap = np.arange(swaps, dtype=np.uint32)[:, None]
     drawn = _threefry(keys[0][None], keys[1][None], swap, np.full_like(swap, _SWAPS))[0]
-    pivots = (drawn % np.maximum(counts, 1).astype(np.uint32)).astype(np.int64)
-    at = _arange(taken)
-    total = np.repeat(counts, taken)
+    pivots = drawn % np.maximum(counts, 1).astype(np.uint32)
+    at = _arange(taken).astype(np.uint32)
+    total = np.repeat(counts.astype(np.uint32), taken)
     if counts.sum() <= swaps * max(int(taken.sum()), 1):
         # A word for every example, made once.
-        inner = _arange(counts).astype(np.uint32)
-        table = _words(keys, counts, inner)
+        table = _words(keys, counts, _arange(counts).astype(np.uint32))
         first = np.repeat(np.cumsum(counts) - counts, taken)
-        index = np.empty_like(at)
+        index = np.empty_like(first)
 
-        def word_of(x):
-            return table.take(np.add(x, first, out=index), mode="clip")
+        def word_of(x, out):
+            np.take(table, np.add(x, first, out=index), out=out, mode="clip")
+
     else:
 
-        def word_of(x):
-            return _words(keys, taken, x.astype(np.uint32))
+        def word_of(x, out):
+            out[:] = _words(keys, taken, x)
 
-    other, wrapped, larger = (np.empty_like(at) for _ in range(3))
+    # Nothing but whole passes over uint32, without branches and new arrays.
+    other, scratch = np.empty_like(at), np.empty_like(at)
     for j in range(swaps):
         np.subtract(np.repeat(pivots[j], taken), at, out=other)
-        np.add(other, total, out=wrapped)
         # A negative number is a huge one without sign: the smaller is in [0, n).
-        unsigned = other.view(np.uint64)
-        np.minimum(unsigned, wrapped.view(np.uint64), out=unsigned)
-        np.maximum(at, other, out=larger)
-        chosen = np.bitwise_and(word_of(larger), np.uint32(1 << j)) != 0
-        np.copyto(at, other, where=chosen)
-    return at
+        np.add(other, total, out=scratch)
+        np.minimum(other, scratch, out=other)
+        word_of(np.maximum(at, other, out=scratch), scratch)
+        # All bits where x' is taken, none where x stays.
+        np.bitwise_and(np.right_shift(scratch, np.uint32(j), out=scratch), 1, scratch)
+        np.negative(scratch, out=scratch)
+        np.bitwise_and(np.bitwise_xor(other, at, out=other), scratch, out=other)
+        np.bitwise_xor(at, other, out=at)
+    return at.astype(np.int64)
 
 
 def position(

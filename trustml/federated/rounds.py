@@ -197,6 +197,9 @@ def make(
     devices = settings.devices or parallel.devices()
 
     def home(tree):
+        leaves = jax.tree.leaves(tree)
+        if all(_bound(x, devices) for x in leaves):  # a transfer costs, even to itself
+            return tree
         if len(devices) > 1:
             return parallel.replicate(tree, devices)
         return jax.device_put(tree, devices[0])
@@ -395,6 +398,15 @@ def _sweep(made, model, key, chosen, weights, given, memory, place):
 def _at(swept, values, empty):
     places = jax.tree.leaves(swept.records)[0].shape[0]
     return sweep.by_place(swept, np.asarray(values), places, empty)
+
+
+def _bound(leaf, devices) -> bool:
+    return (
+        isinstance(leaf, jax.Array)
+        and leaf.committed
+        and leaf.is_fully_replicated
+        and leaf.sharding.device_set == set(devices)
+    )
 
 
 def _write(numbers):

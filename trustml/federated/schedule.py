@@ -11,20 +11,21 @@ The work of one round is cut into windows of S steps, arrays of one shape for an
 cohort. Nothing here depends on what a client holds; a client without steps is in no
 lane.
 
-Dimension key: `M` clients of a cohort, `D` devices, `L` lanes of a device, `C` places
-of a device for clients, `S` steps of a window, `B` rows of a batch.
+Dimension key: `M` clients of a cohort, `D` devices, `L` lanes of a device, `W` widths
+of the ladder, `C` places of a device for clients, `S` steps of a window, `B` rows of a
+batch.
 
 Example::
 
     made = schedule.make(steps, lanes=16)
     batches = schedule.batches(sizes, batch_size=20, epochs=1)
-    for window, phases in schedule.windows(made, batches, rows, length=64, capacity=64):
-        ...                                     # phases: (width, first step, end)
+    for window, ends in schedule.windows(made, batches, rows, length=64, capacity=64):
+        now = schedule.unpack(window)
 """
 
 import heapq
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Schedule(NamedTuple):
       start: int64[M], step at which it begins.
       total: steps until the last lane ends.
       widths: int64[total], lanes of each device that run at that step.
-      lanes: L.
+      ladder: int[W], the widths there are, falling from L.
       devices: D.
     """
 
@@ -55,7 +56,7 @@ class Schedule(NamedTuple):
     start: np.ndarray
     total: int
     widths: np.ndarray
-    lanes: int
+    ladder: tuple[int, ...]
     devices: int
 
     @property
@@ -86,7 +87,7 @@ class Batches(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What S steps do, on all devices.
+    """What S steps do, on all devices; or, without those axes, one step of a device.
 
     Attributes:
       index: int32[D, S, L, B], rows of the data.
@@ -97,20 +98,19 @@ class Window(NamedTuple):
       following: int32[D, S, L], place of the client that begins afterwards, or C.
     """
 
-    index: np.ndarray
-    count: np.ndarray
-    place: np.ndarray
-    step: np.ndarray
-    last: np.ndarray
-    following: np.ndarray
+    index: Any
+    count: Any
+    place: Any
+    step: Any
+    last: Any
+    following: Any
 
 
-class Phase(NamedTuple):
-    """Steps `start` to `stop` of a window run on the first `width` lanes."""
-
-    width: int
-    start: int
-    stop: int
+def unpack(packed: Any) -> Window:
+    """A `Window` of int32[..., B + 5], of the host or a device."""
+    count, place, step, last, following = (packed[..., c] for c in range(-5, 0))
+    index = packed[..., :-5]
+    return Window(index, count, place, step, last.astype(bool), following)
 
 
 def ladder(lanes: int, group: int = 1) -> tuple[int, ...]:
@@ -142,7 +142,8 @@ def make(
       group: every width of the ladder is a multiple of it.
     """
     steps = np.asarray(steps, np.int64)
-    widths = np.array(ladder(lanes, group))
+    rungs = ladder(lanes, group)
+    widths = np.array(rungs)
     busy = np.flatnonzero(steps)
     order = busy[np.argsort(-steps[busy], kind="stable")]
     heap = [(0, lane) for lane in range(lanes * devices)]
@@ -168,7 +169,7 @@ def make(
     running = lanes * devices - np.cumsum(ended)[:total]  # lanes with work at a step
     active = -(-running // devices)
     width = widths[::-1][np.searchsorted(widths[::-1], active)]
-    return Schedule(steps, device, lane, place, start, total, width, lanes, devices)
+    return Schedule(steps, device, lane, place, start, total, width, rungs, devices)
 
 
 def batches(
@@ -220,8 +221,8 @@ def windows(
     batch_size: int,
     length: int,
     capacity: int,
-) -> Iterator[tuple[Window, list[Phase]]]:
-    """The windows of a round, in order.
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The windows of a round, in order: one array each, one transfer to the devices.
 
     Args:
       made: of `make`.
@@ -230,8 +231,12 @@ def windows(
       batch_size: B.
       length: S.
       capacity: C, at least the clients of any device.
+
+    Yields:
+      int32[D, S, L, B + 5], see `unpack`; and int32[W], where in the window the steps
+      of each width of the ladder end. The first W - 1 may be 0, and equal.
     """
-    lanes, devices = made.lanes, made.devices
+    lanes, devices = made.ladder[0], made.devices
     owner = np.repeat(np.arange(len(made.steps)), made.steps)
     number = np.arange(len(owner)) - np.repeat(
         np.cumsum(made.steps) - made.steps, made.steps
@@ -244,43 +249,24 @@ def windows(
     # Past the end of an epoch a batch goes on at its beginning: rows that `count`
     # masks, or those that fill it.
     within = (cut.offset[:, None] + np.arange(batch_size)) % cut.size[:, None]
-    full_index = np.zeros((*shape, batch_size), np.int32)
-    full_index[where] = index[cut.epoch[:, None] + within]
-    full = Window(
-        index=full_index,
-        count=_filled(shape, where, cut.count, 0),
-        place=_filled(shape, where, made.place[owner], capacity),
-        step=_filled(shape, where, number, 0),
-        last=_filled(shape, where, number + 1 == made.steps[owner], False),
-        following=np.full(shape, capacity, np.int32),
-    )
+    columns = [cut.count, made.place[owner], number, number + 1 == made.steps[owner]]
+    full = np.zeros((*shape, batch_size + 5), np.int32)
+    full[where + (slice(batch_size),)] = index[cut.epoch[:, None] + within]
+    view = unpack(full)
+    view.place[:], view.following[:] = capacity, capacity
+    full[where + (slice(batch_size, -1),)] = np.stack(columns, 1)
     nexts = np.flatnonzero((made.start > 0) & (made.steps > 0))
     before = (made.device[nexts], made.start[nexts] - 1, made.lane[nexts])
-    full.following[before] = made.place[nexts]
+    view.following[before] = made.place[nexts]
     for begin in range(0, made.total, length):
-        stop = min(begin + length, made.total)
-        part = Window(*(array[:, begin : begin + length] for array in full))
-        yield part, _phases(made.widths[begin:stop])
+        widths = made.widths[begin : begin + length]
+        ends = (widths >= np.array(made.ladder)[:, None]).sum(1, dtype=np.int32)
+        yield full[:, begin : begin + length], ends
 
 
 def first_places(made: Schedule, capacity: int) -> np.ndarray:
     """Place of the client that each lane begins with, or C; int32[D, L]."""
-    found = np.full((made.devices, made.lanes), capacity, np.int32)
+    found = np.full((made.devices, made.ladder[0]), capacity, np.int32)
     begins = np.flatnonzero((made.start == 0) & (made.steps > 0))
     found[made.device[begins], made.lane[begins]] = made.place[begins]
     return found
-
-
-def _phases(widths: np.ndarray) -> list[Phase]:
-    edges = np.flatnonzero(np.diff(widths)) + 1
-    bounds = [0, *edges.tolist(), len(widths)]
-    return [
-        Phase(int(widths[a]), a, b) for a, b in zip(bounds, bounds[1:], strict=False)
-    ]
-
-
-def _filled(shape, where, values, empty) -> np.ndarray:
-    dtype = np.bool_ if isinstance(empty, bool) else np.int32
-    array = np.full(shape, empty, dtype)
-    array[where] = values
-    return array

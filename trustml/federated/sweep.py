@@ -3,8 +3,8 @@
     sizes -> batches -> schedule -> windows -> lanes -> sum, memories, records
 
 The host cuts and schedules in NumPy while the devices still work on the last round.
-Programs are compiled once for each width of the ladder; cohorts of any number and any
-sizes use the same ones, as long as `capacity` holds their clients.
+Three programs are compiled, once; cohorts of any number and any sizes use the same
+ones, as long as `capacity` holds their clients.
 
 Dimension key: `M` clients of a cohort, `C` capacity; others as in `lanes`.
 
@@ -133,7 +133,7 @@ def make(
         backend=backend,
     )
     begin, end = jit(pure.begin), jit(pure.end)
-    step = jit(pure.run, static_argnums=0, donate_argnums=1)
+    step = jit(pure.run, donate_argnums=0)
     rows = functools.partial(
         schedule.batches,
         batch_size=batch_size,
@@ -183,11 +183,9 @@ def make(
         if len(found) > 1:
             shared = parallel.replicate(shared, found)
         carry = begin(shared, clients, memory, first)
-        for number, (part, phases) in enumerate(parts):
+        for number, (part, ends) in enumerate(parts):
             part = ahead[number] if number < _AHEAD else _put(part, found)
-            for phase in phases:
-                bounds = np.int32(phase.start), np.int32(phase.stop)
-                carry = step(phase.width, carry, shared, data, clients, part, bounds)
+            carry = step(carry, shared, data, clients, part, ends)
         totals, memory, records = end(carry)
 
         at = made.device * capacity + made.place

@@ -31,7 +31,7 @@ def clipped_to(l2_clip_norm):
     return run
 
 
-@pytest.mark.parametrize("scale", [0.0, 1e-38, 1e-20, 0.3, 7.0, 1e20, 3e38])
+@pytest.mark.parametrize("scale", [0.0, 1e-38, 1e-28, 1e-20, 0.3, 7.0, 1e20, 3e38])
 def test_clipping_is_that_of_the_whole_vector(scale):
     gen = np.random.default_rng(0)
     x = np.clip(gen.normal(size=9), -1, 1) * np.float32(scale)
@@ -46,6 +46,14 @@ def test_clipping_is_that_of_the_whole_vector(scale):
     assert bool(record.clipped) == (norm > 1.5)
     if scale < 1e38:
         np.testing.assert_allclose(record.norm, norm, rtol=1e-5, atol=1e-37)
+
+
+@pytest.mark.parametrize("scale", [1e-28, 1e-12, 1.0, 1e12, 1e28])
+def test_a_norm_of_many_coordinates_far_apart(scale):
+    x = np.random.default_rng(0).normal(size=100_000) * scale
+    x[0] *= 1e6
+    by, unit = clipping.norm({"w": jnp.asarray(x, jnp.float32)})
+    np.testing.assert_allclose(float(by * unit), np.linalg.norm(x), rtol=1e-5)
 
 
 def test_a_short_message_is_left_alone_to_the_bit():

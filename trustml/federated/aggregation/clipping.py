@@ -11,7 +11,7 @@ One client moves the sum of bits by s_max / 2 at most, so that query has the mul
 2 s_b / s_max, and for both releases together to cost what one with multiplier z costs,
 the messages get z' = (z^-2 - (2 s_b / s_max)^-2)^(-1/2); `dp.central` sees to it.
 
-Norms are formed after division by the largest value, so no square overflows.
+Norms are formed after division by the sum of magnitudes, so no square overflows.
 
 Example::
 
@@ -51,13 +51,12 @@ def norm(update: link.Update) -> tuple[jax.Array, jax.Array]:
     The second is finite just where all coordinates are, and 0 for zeros.
     """
     leaves = [x.astype(jnp.float32) for x in jax.tree.leaves(update) if x.size]
-    most = jnp.zeros((), jnp.float32)
-    for x in leaves:
-        most = jnp.maximum(most, jnp.max(jnp.abs(x)))
+    # The sum of all |x|, which cannot overflow so; faster to find than the largest.
+    least = sum((jnp.sum(jnp.abs(x * 2.0**-40)) for x in leaves), jnp.float32(0))
     # The reciprocal of the scale has to be a normal float32, too.
-    scale = jnp.clip(jnp.where(most > 0, most, 1.0), 2.0**-126, 2.0**126)
+    scale = jnp.where(least > 0, jnp.minimum(least * 2.0**40, 2.0**126), 2.0**-100)
     squares = [jnp.sum(jnp.square(x / scale)) for x in leaves]
-    return scale, jnp.sqrt(sum(squares, jnp.zeros((), jnp.float32)))
+    return scale, jnp.sqrt(sum(squares, jnp.float32(0)))
 
 
 def clipped(update: link.Update, l2_clip_norm) -> tuple[link.Update, jax.Array]:
