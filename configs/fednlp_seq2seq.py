@@ -16,9 +16,9 @@ FedNLP's rule (AdamW on clients if FedOpt, SGD otherwise, at one rate) are marke
 """
 
 from trustml import config
+from trustml.specs import tune
 
 PARTITIONS = ("label_dirichlet", "quantity_dirichlet", "iid")
-PROX = 0.01
 SHARED = 0.005  # the one client learning rate of FedNLP's rule
 CENTRALISED_STEPS = 4800  # as many batches as the clients have together
 
@@ -67,24 +67,6 @@ def get_config(arg=""):
 
 def sweep():
     """Client x server optimizer x FedProx x partitions; each cell tunes itself."""
-    for partition in PARTITIONS:
-        for prox in (0.0, PROX):
-            for client in ("sgd", "momentum", "adamw"):
-                for server in ("sgd", "momentum", "adam", "yogi"):
-                    rule = (client, server) in (("sgd", "sgd"), ("adamw", "adam"))
-                    yield {
-                        "experiment": "tune",
-                        "federated.partition": partition,
-                        "federated.prox": prox,
-                        "optimizer.name": client,
-                        "federated.server_optimizer": server,
-                        "tune.shared_rate": SHARED if rule and not prox else 0.0,
-                    }
-    for client in ("sgd", "momentum", "adamw"):
-        yield {
-            "experiment": "tune",
-            "tune.centralised": True,
-            "optimizer.name": client,
-            "train.steps": CENTRALISED_STEPS,
-            "train.log_every": 100,
-        }
+    return tune.grid(
+        PARTITIONS, shared_rate=SHARED, centralised_steps=CENTRALISED_STEPS
+    )

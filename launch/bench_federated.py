@@ -56,9 +56,9 @@ class Measured(NamedTuple):
 
 
 def federation(scene: bench_scenes.Scene, rate: float) -> lane_probe.Build:
-    """(candidate, population) -> FedAvg over the scene's clients."""
+    """(candidate, population, narrowing=True) -> FedAvg over the scene's clients."""
 
-    def build(candidate, population):
+    def build(candidate, population, narrowing=True):
         loss = scene.loss
         if candidate.kernel == "im2col":
             loss = im2col.rewrite(loss)
@@ -69,6 +69,7 @@ def federation(scene: bench_scenes.Scene, rate: float) -> lane_probe.Build:
             settings=rounds.Settings(
                 jit=jax.jit,
                 lanes=candidate.lanes,
+                narrowing=narrowing,
                 batch_size=scene.batch_size,
                 capacity=max(128, candidate.lanes),
                 group=candidate.group,

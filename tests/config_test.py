@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from trustml import config, specs
+from trustml.specs import tune
 
 
 def _made(**changes):
@@ -398,3 +399,14 @@ def test_a_limit_and_users_exclude_each_other_under_privacy_only(tmp_path):
     assert config.from_config_dict(_made(**changes)).data.limit == 50
     with pytest.raises(ValueError, match="data.limit=50 is one draw among"):
         config.from_config_dict(_made(**changes | {"privacy__enabled": True}))
+
+
+def test_the_grid_of_fednlp_marks_the_cells_of_its_rule():
+    cells = list(tune.grid(("iid", "natural"), shared_rate=0.03, centralised_steps=9))
+    assert len(cells) == 2 * 2 * 3 * 4 + 3
+    marked = [cell for cell in cells if cell.get("tune.shared_rate")]
+    assert [
+        (cell["optimizer.name"], cell["federated.server_optimizer"]) for cell in marked
+    ] == 2 * [("sgd", "sgd"), ("adamw", "adam")]
+    assert all(cell["federated.prox"] == 0.0 for cell in marked)
+    assert [cell["train.steps"] for cell in cells[-3:]] == [9] * 3

@@ -46,7 +46,8 @@ def timed(monkeypatch, seconds, candidates, steps=None):
     clock = types.SimpleNamespace(perf_counter=lambda: now[0])
     monkeypatch.setattr(lane_probe, "time", clock)
 
-    def build(candidate, population):
+    def build(candidate, population, narrowing):
+        assert not narrowing  # one program for each
         built.append(candidate)
 
         def run(state, key, chosen, place):

@@ -48,8 +48,9 @@ def one_by_one(world, weights, batch_size=5, epochs=2):
         {"lanes": 2, "devices": 2},
         {"lanes": 2, "devices": 4, "backend": "pmap"},
         {"lanes": 2, "exact": True, "group": 1},
+        {"lanes": 8, "narrowing": False},
     ],
-    ids=["lanes", "groups", "two devices", "pmap on four", "exact"],
+    ids=["lanes", "groups", "two devices", "pmap on four", "exact", "no ladder"],
 )
 def test_lanes_are_a_loop_over_clients(layout):
     world = worlds.make()

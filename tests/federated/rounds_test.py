@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 from tests.federated import worlds
 from trustml import rng
@@ -31,6 +32,23 @@ def test_weights_or_totals_that_the_noise_is_not_made_for_are_refused():
     ):
         with pytest.raises(ValueError, match=said):
             made.run(state, jax.random.key(0), chosen, None)
+
+
+@pytest.mark.parametrize(
+    ("cohort", "clients", "lanes", "places"),
+    [
+        (20, 400, 1, 128),
+        (20, 10, 1, 16),
+        (1, 1, 8, 8),
+        (0, 0, 1, 1),
+        (200, 1e7, 16, 512),
+    ],
+)
+def test_a_cohort_finds_its_place(cohort, clients, lanes, places):
+    found = rounds.capacity(cohort, int(clients), lanes=lanes)
+    assert found == places
+    # Poisson counts beyond it: fewer than one in 10^9.
+    assert clients <= found or stats.poisson.sf(found, cohort) < 1e-9
 
 
 def test_the_second_round_compiles_nothing():

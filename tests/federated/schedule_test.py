@@ -108,6 +108,13 @@ def test_little_is_executed_for_nothing(mean, spread, batch, cohort, lanes, leas
     assert np.mean(shares) > least
 
 
+def test_without_a_ladder_all_lanes_run_to_the_end():
+    steps = np.array([9, 1, 1, 1])
+    made = schedule.make(steps, lanes=4, narrowing=False)
+    assert made.ladder == (4,) and made.widths.tolist() == [4] * 9
+    assert schedule.make(steps, lanes=4).widths.tolist() == [4] + [1] * 8
+
+
 def test_groups_have_to_fit():
     with pytest.raises(ValueError, match=r"federated.lanes=6 .*federated.group=4"):
         schedule.ladder(6, 4)

@@ -44,3 +44,12 @@ def test_a_limit_takes_the_same_examples_in_every_epoch():
     assert len(set(found[6:15])) == 3
     others = {frozenset(make([6, 0, 9, 3], limit=3, round=r)[6:9]) for r in range(20)}
     assert len(others) > 5
+
+
+def test_rows_are_placed_as_they_are_found():
+    place = visits.placed(
+        lambda found: ("data", found + 1), WORDS, 0, CLIENTS, SIZES, starts=STARTS
+    )
+    data, index = place(np.array([4, 0, 14, 1]))
+    assert data == "data"
+    np.testing.assert_array_equal(index, make([4, 0, 14, 1]) + 1)

@@ -12,7 +12,6 @@ Example::
     federate.run(config.from_config_dict(cfg), pathlib.Path('runs/a'))
 """
 
-import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ from trustml.experiments import (
     federation,
     finished,
     lane_probe,
+    loop,
     scores,
 )
 from trustml.federated import (
@@ -148,13 +148,13 @@ def fit(
 
     heaviest = _heaviest(config, chosen_by, calendar, rule)
 
-    def build_rounds(way, population):
+    def build_rounds(way, population, narrowing=True):
         chosen_loss = im2col.rewrite(loss) if way.kernel == "im2col" else loss
         return rounds.make(
             federation.algorithm(config, chosen_loss, population),
             federation.aggregator(config, heaviest, z),
             population=population,
-            settings=_settings(config, way, clients, devices),
+            settings=_settings(config, way, clients, devices, narrowing),
         )
 
     asked = config, build_rounds, loss, params, timeline.sizes(calendar, 0), source
@@ -213,8 +213,14 @@ def fit(
                 rule.total,
                 _arrived(config, public, number, members),
             )
-            place = functools.partial(
-                _place, source, words, number, members, now, limit
+            place = visits.placed(
+                now.through(source.place),
+                words,
+                number,
+                members,
+                count,
+                starts=now.starts[members],
+                limit=limit,
             )
             state, info = made.run(
                 state, rounds.round_key(public, number), chosen, place
@@ -223,7 +229,7 @@ def fit(
             used.append(info.utilization)
             taken[members] += 1
             done = number + 1
-            if _listens(chosen_by):
+            if chosen_by.listens:
                 record = info.records()
                 selected = chosen_by.observe(
                     selected,
@@ -232,17 +238,17 @@ def fit(
                     np.asarray(record.algorithm.loss),
                     info.steps.astype(float),
                 )
-            if _due(config.train.log_every, done, total):
+            if loop.due(config.train.log_every, done, total):
                 row = _metrics(infos, chosen)
                 infos.clear()
                 if promise is not None and z is not None:
                     row["epsilon"] = promise(done).epsilon_as_run
-                if _due(config.train.eval_every, done, total):
+                if loop.due(config.train.eval_every, done, total):
                     now_params = trainable.combine(state.server.params, frozen)
                     right = scores.per_example(task, now_params, data.valid, data.kind)
                     row["nonprivate/valid_accuracy"] = float(right.mean())
                 out.write(done, row)
-            if _due(config.train.checkpoint_every, done, total):
+            if loop.due(config.train.checkpoint_every, done, total):
                 kept = {
                     "state": state,
                     "taken": taken,
@@ -297,6 +303,10 @@ class _Now(NamedTuple):
     rows: np.ndarray
     starts: np.ndarray
 
+    def through(self, place):
+        """`place` of the store, for rows that count among these."""
+        return lambda found: place(self.rows[found])
+
 
 def _holding(calendar, held):
     """Period -> what clients hold."""
@@ -308,30 +318,14 @@ def _holding(calendar, held):
     return holding
 
 
-def _place(source, words, number, members, now, limit, handed):
-    """The data, and where the rows of a cohort lie in them."""
-    local = visits.rows(
-        words,
-        number,
-        members,
-        now.sizes[members].astype(np.int64),
-        handed,
-        starts=now.starts[members],
-        limit=limit,
-    )
-    return source.place(now.rows[local])
-
-
-def _settings(config, way, clients, devices) -> rounds.Settings:
+def _settings(config, way, clients, devices, narrowing) -> rounds.Settings:
     spec = config.federated
-    # A Poisson cohort exceeds this with probability below 1e-9.
-    most = spec.cohort + 6 * np.sqrt(spec.cohort) + 20
-    capacity = 1 << int(np.ceil(np.log2(min(most, clients))))
     return rounds.Settings(
         jit=jax.jit,
         lanes=way.lanes,
+        narrowing=narrowing,
         batch_size=config.train.batch_size,
-        capacity=max(capacity, way.lanes),
+        capacity=rounds.capacity(spec.cohort, clients, lanes=way.lanes),
         epochs=spec.epochs,
         steps=spec.local_steps,
         group=spec.group,
@@ -411,10 +405,6 @@ def _arrived(config, public, number, members):
     return np.asarray(jax.vmap(jax.random.uniform)(keys)) >= chance
 
 
-def _listens(chosen_by: selection.Selector) -> bool:
-    return chosen_by.name in ("power_of_choice", "oort")
-
-
 def _observed(selected: selection.State) -> Any:
     return () if selected.observed is None else selected.observed
 
@@ -445,7 +435,3 @@ def _saver(config, data, workdir) -> checkpoint.Checkpointer:
     return checkpoint.Checkpointer(
         workdir / "checkpoints", digest=":".join(digests.values()), parts=tuple(digests)
     )
-
-
-def _due(every: int, step: int, total: int) -> bool:
-    return step == total or (every > 0 and step % every == 0)

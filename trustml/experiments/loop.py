@@ -120,16 +120,16 @@ def fit(
                 rows = step_lib.rows_of(ready.columns, physical, devices)
                 state, counts = compiled(state, rows, np.bool_(physical.last))
             now = done + 1
-            if _due(every.log_every, now, total):
+            if due(every.log_every, now, total):
                 row = _metrics(counts, plan, now)  # waits for the device
                 row["nonprivate/nonfinite"] = int(state.nonfinite)
                 seconds.append((time.perf_counter() - clock) / (now - first))
                 first, clock = now, time.perf_counter()
-                if _due(every.eval_every, now, total):
+                if due(every.eval_every, now, total):
                     row |= _valid(task, state, ready.selection, data)
                     clock = time.perf_counter()
                 out.write(now, row)
-            if _due(every.checkpoint_every, now, total):
+            if due(every.checkpoint_every, now, total):
                 saver.save(now, {"state": state, "sampling": sampler.seed})
                 clock = time.perf_counter()
     cost = Cost(
@@ -144,7 +144,7 @@ def fit(
     return Trained(params, plan, ready.clipper, rows_written, cost)
 
 
-def _due(every: int, step: int, total: int) -> bool:
+def due(every: int, step: int, total: int) -> bool:
     """Whether what is done each `every` steps (0: never), and at the end, is due."""
     return step == total or (every > 0 and step % every == 0)
 

@@ -253,8 +253,14 @@ def train(ready: Ready, job: Job) -> Outcome:
             weights,
             float(total_weight) or 1.0,  # nobody came: nothing is divided
         )
-        place = functools.partial(
-            _place, ready.columns, words, number, members, now, limit
+        place = visits.placed(
+            lambda found, now=now: (ready.columns, now.rows[found].astype(np.int32)),
+            words,
+            number,
+            members,
+            count,
+            starts=now.starts[members],
+            limit=limit,
         )
         key = jax.random.wrap_key_data(keys[number])
         state, _ = ready.made.run(state, key, chosen, place)
@@ -356,29 +362,14 @@ def _round_keys(public, numbers):
     return jax.random.key_data(keys)
 
 
-def _place(columns, words, number, members, now, limit, handed):
-    """The data, and where the rows of a cohort lie in them."""
-    local = visits.rows(
-        words,
-        number,
-        members,
-        now.sizes[members].astype(np.int64),
-        handed,
-        starts=now.starts[members],
-        limit=limit,
-    )
-    return columns, now.rows[local].astype(np.int32)
-
-
 def _settings(config, clients, devices) -> rounds.Settings:
     spec = config.federated
-    # A Poisson cohort exceeds this with probability below 1e-9.
-    most = min(spec.cohort + 6 * np.sqrt(spec.cohort) + 20, clients)
+    lanes = spec.lanes or 1
     return rounds.Settings(
         jit=jax.jit,
-        lanes=spec.lanes or 1,
+        lanes=lanes,
         batch_size=config.train.batch_size,
-        capacity=1 << int(np.ceil(np.log2(most))),
+        capacity=rounds.capacity(spec.cohort, clients, lanes=lanes),
         epochs=spec.epochs,
         steps=spec.local_steps,
         group=spec.group,

@@ -178,6 +178,7 @@ def make(
     *,
     lanes: int,
     group: int = 0,
+    narrowing: bool = True,
     exact: bool = False,
     gamma: float = GAMMA,
     devices: list[jax.Device] | None = None,
@@ -190,6 +191,7 @@ def make(
       lanes: L of each device.
       group: g, lanes computed together by `vmap`; 0: all that run. In exact mode part
         of the numeric identity of a run, and at least 1.
+      narrowing: of `schedule.ladder`.
       exact: sums in int32; see the module docstring.
       gamma: size of a step of exact mode.
       devices: D devices; all of the run where None.
@@ -201,7 +203,7 @@ def make(
     _validate.integer_at_least("federated.lanes", lanes, 1)
     _validate.integer_at_least("federated.group", group, 1 if exact else 0)
     _validate.positive("federated.gamma", gamma)
-    widths = schedule.ladder(lanes, group or 1)
+    widths = schedule.ladder(lanes, group or 1, narrowing=narrowing)
     found = parallel.devices() if devices is None else devices
     spread = functools.partial(parallel.map_sum, devices=found, backend=backend)
 

@@ -52,6 +52,8 @@ class Settings(NamedTuple):
       steps: where positive, of every client, in place of epochs.
       remainder: of `schedule.REMAINDERS`.
       group: g.
+      narrowing: whether lanes fall along the ladder as they end; each of its widths is
+        compiled.
       window: S.
       exact: sums in int32.
       gamma: their step.
@@ -67,6 +69,7 @@ class Settings(NamedTuple):
     steps: int = 0
     remainder: str = "mask"
     group: int = 0
+    narrowing: bool = True
     window: int = 64
     exact: bool = False
     gamma: float = lanes_lib.GAMMA
@@ -414,6 +417,21 @@ def _write(numbers):
         rows[numbers] = fresh
 
     return write
+
+
+def capacity(cohort: float, clients: int, *, lanes: int = 1) -> int:
+    """Places for the clients of a cohort, of whatever size it turns out.
+
+    A Poisson cohort exceeds m + 6 sqrt(m) + 20 with probability below 1e-9; as a power
+    of two, cohorts of about one size share their programs.
+
+    Args:
+      cohort: m, clients that are expected.
+      clients: K; there are never more.
+      lanes: L; there are never fewer places.
+    """
+    most = max(min(cohort + 6 * np.sqrt(cohort) + 20, clients), 1)
+    return max(1 << int(np.ceil(np.log2(most))), lanes)
 
 
 def round_key(root: rng.Root, number: int | jax.Array) -> Key:

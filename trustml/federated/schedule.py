@@ -113,8 +113,14 @@ def unpack(packed: Any) -> Window:
     return Window(index, count, place, step, last.astype(bool), following)
 
 
-def ladder(lanes: int, group: int = 1) -> tuple[int, ...]:
+def ladder(lanes: int, group: int = 1, *, narrowing: bool = True) -> tuple[int, ...]:
     """L, L/2, ... down to the smallest multiple of `group` that halving reaches.
+
+    Args:
+      lanes: L.
+      group: g.
+      narrowing: whether there is any width but L. Each is compiled; without them all
+        lanes run until the last one ends.
 
     Raises:
       ValueError: if `group` does not divide `lanes`.
@@ -125,13 +131,18 @@ def ladder(lanes: int, group: int = 1) -> tuple[int, ...]:
         cure = f"take a multiple of federated.group={group}"
         _validate.fail("federated.lanes", lanes, "must hold whole groups", cure)
     widths = [lanes]
-    while widths[-1] % (2 * group) == 0:
+    while narrowing and widths[-1] % (2 * group) == 0:
         widths.append(widths[-1] // 2)
     return tuple(widths)
 
 
 def make(
-    steps: np.ndarray, *, lanes: int, devices: int = 1, group: int = 1
+    steps: np.ndarray,
+    *,
+    lanes: int,
+    devices: int = 1,
+    group: int = 1,
+    narrowing: bool = True,
 ) -> Schedule:
     """Longest first to the lane with the least work.
 
@@ -140,9 +151,10 @@ def make(
       lanes: L of each device.
       devices: D.
       group: every width of the ladder is a multiple of it.
+      narrowing: of `ladder`.
     """
     steps = np.asarray(steps, np.int64)
-    rungs = ladder(lanes, group)
+    rungs = ladder(lanes, group, narrowing=narrowing)
     widths = np.array(rungs)
     busy = np.flatnonzero(steps)
     order = busy[np.argsort(-steps[busy], kind="stable")]

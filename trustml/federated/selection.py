@@ -122,7 +122,9 @@ class Selector(NamedTuple):
       resize: (State, sizes int[K]) -> State, the same clients with other sizes.
       select: (State, round) -> (Cohort, State).
       observe: (State, round, clients, loss, seconds) -> State; loss and seconds are
-        float[m], what the cohort reported. Only rules of `utility` look at them.
+        float[m], what the cohort reported.
+      listens: whether the rule looks at these (those of `utility` do); if not, nobody
+        has to wait for them.
       inclusion: (State) -> p_k float64[K]; None where the rule has none.
       event: (State, noise_multiplier, rounds) -> Claim or NoEvent; the multiplier is
         noise_stddev / (C s_max), the rounds those of the state's sizes.
@@ -140,6 +142,7 @@ class Selector(NamedTuple):
     resize: Callable[..., State]
     select: Callable[..., tuple[Cohort, State]]
     observe: Callable[..., State]
+    listens: bool
     inclusion: Callable[[State], np.ndarray | None]
     event: Callable[..., Claim | NoEvent]
     describe: Callable[[State], str]
@@ -383,6 +386,7 @@ def make(
         resize=resized,
         select=select,
         observe=kept if observe is None else observe,
+        listens=observe is not None,
         inclusion=inclusion,
         event=worth,
         describe=describe,

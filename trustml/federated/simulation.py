@@ -15,7 +15,6 @@ Example::
     state.server.params
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -78,8 +77,6 @@ def run(
         even = weighting_lib.mean() if algorithm.fair else weighting_lib.by_data()
         aggregator = chain.chain(weighting.of(weights or even))
     rule = aggregator.rule
-    most = selector.cohort + 6 * np.sqrt(selector.cohort) + 20
-    capacity = 1 << int(np.ceil(np.log2(min(most, max(len(sizes), 1)))))
     devices = settings.pop("devices", None) or parallel.devices()
     made = rounds_lib.make(
         algorithm,
@@ -89,7 +86,7 @@ def run(
             jit=jit,
             lanes=lanes,
             batch_size=batch_size,
-            capacity=capacity,
+            capacity=rounds_lib.capacity(selector.cohort, len(sizes), lanes=lanes),
             epochs=epochs,
             devices=devices,
             **settings,
@@ -99,7 +96,6 @@ def run(
     words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
     source = feed.open(held, put=lambda tree: parallel.replicate(tree, devices))
     state = made.init(params, noise)
-    place = functools.partial(_place, source, words, sizes, held.offsets, max_examples)
     for number in range(total):
         cohort, selected = selector.select(selected, number)
         members = cohort.clients
@@ -107,25 +103,19 @@ def run(
         used = count if max_examples is None else np.minimum(count, max_examples)
         chosen = rounds_lib.Chosen(members, used, rule.of(members, count), rule.total)
         key = rounds_lib.round_key(public, number)
-        state, info = made.run(
-            state, key, chosen, functools.partial(place, number, members)
+        place = visits.placed(
+            source.place,
+            words,
+            number,
+            members,
+            count,
+            starts=held.offsets[members],
+            limit=max_examples,
         )
-        if selector.name in ("power_of_choice", "oort"):
+        state, info = made.run(state, key, chosen, place)
+        if selector.listens:
             loss = np.asarray(info.records().algorithm.loss)
             seconds = info.steps.astype(float)
             selected = selector.observe(selected, number, members, loss, seconds)
         yield number, state, info
     source.close()
-
-
-def _place(source, words, sizes, offsets, limit, number, members, handed):
-    rows = visits.rows(
-        words,
-        number,
-        members,
-        sizes[members].astype(np.int64),
-        handed,
-        starts=offsets[members],
-        limit=limit,
-    )
-    return source.place(rows)

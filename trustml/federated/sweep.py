@@ -96,6 +96,7 @@ def make(
     steps: int = 0,
     remainder: str = "mask",
     group: int = 0,
+    narrowing: bool = True,
     window: int = 64,
     exact: bool = False,
     gamma: float = lanes_lib.GAMMA,
@@ -114,6 +115,7 @@ def make(
       steps: where positive, steps of every client, in place of `epochs`.
       remainder: of `schedule.REMAINDERS`.
       group: g.
+      narrowing: of `schedule.ladder`.
       window: S.
       exact: sums in int32.
       gamma: step of exact mode.
@@ -127,6 +129,7 @@ def make(
         program,
         lanes=lanes,
         group=group,
+        narrowing=narrowing,
         exact=exact,
         gamma=gamma,
         devices=found,
@@ -150,7 +153,11 @@ def make(
             _validate.fail("federated.capacity", capacity, bound, cure)
         cut = rows(np.asarray(cohort.sizes))
         made = schedule.make(
-            cut.steps, lanes=lanes, devices=len(found), group=max(group, 1)
+            cut.steps,
+            lanes=lanes,
+            devices=len(found),
+            group=max(group, 1),
+            narrowing=narrowing,
         )
         placed = functools.partial(_placed, made, capacity)
         clients = lanes_lib.Client(

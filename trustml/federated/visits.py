@@ -9,12 +9,15 @@ Dimension key: M clients of a cohort, R rows that they hand in.
 
 Example::
 
-    made = visits.rows(words, round, clients, sizes, handed, starts=offsets[clients])
-    data, index = feed.place(made)
+    place = visits.placed(
+        source.place, words, round, clients, sizes, starts=offsets[clients]
+    )
+    state, info = made.run(state, key, chosen, place)       # of `federated.rounds`
 
 References: see `trustml.federated.order`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,6 +68,37 @@ def rows(
         where = np.repeat(begin[there] + epoch * count, count) + _arange(count)
         found[where] = np.repeat(np.asarray(starts)[there], count) + local
     return found
+
+
+def placed(
+    place: Callable[[np.ndarray], tuple[Any, np.ndarray]],
+    key_words: Any,
+    round: int,
+    clients: Int[np.ndarray, " M"],
+    sizes: Int[np.ndarray, " M"],
+    *,
+    starts: Int[np.ndarray, " M"],
+    limit: int | None = None,
+) -> Callable[[np.ndarray], tuple[Any, np.ndarray]]:
+    """Rows handed in -> (data, index), what `rounds.Rounds.run` asks for.
+
+    Args:
+      place: rows -> (data, index), such as that of a `feed.Feed`.
+      key_words: as for `rows`, like all others.
+      round: number of the round.
+      clients: their numbers.
+      sizes: n_k that they hold.
+      starts: where each client's rows begin.
+      limit: examples of a client at most.
+    """
+
+    def of(handed):
+        found = rows(
+            key_words, round, clients, sizes, handed, starts=starts, limit=limit
+        )
+        return place(found)
+
+    return of
 
 
 def _arange(counts: np.ndarray) -> np.ndarray:

@@ -1,6 +1,8 @@
 """Experiment 'tune': learning rates tried for one cell of a grid, and its seeds."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from trustml import _validate
 
@@ -36,3 +38,46 @@ class TuneSpec:
         if self.shared_rate and self.shared_rate not in self.client_rates:
             bound = f"is none of tune.client_rates={self.client_rates}"
             _validate.fail("tune.shared_rate", self.shared_rate, bound, "add it there")
+
+
+def grid(
+    partitions: Sequence[str],
+    *,
+    shared_rate: float,
+    centralised_steps: int,
+    prox: float = 0.01,
+) -> Iterator[dict[str, Any]]:
+    """Cells of FedNLP's comparison, as changes of a config for `sweep()`.
+
+    Client x server optimizer, FedProx off and on, for each partition, and training in
+    one place. The two cells of FedNLP's rule (AdamW on clients if FedOpt, SGD
+    otherwise) are marked with its one client rate.
+
+    Args:
+      partitions: of `federated.partition`.
+      shared_rate: client learning rate of that rule; one of `tune.client_rates`.
+      centralised_steps: as many batches as the clients go through together.
+      prox: mu, where FedProx is on.
+    """
+    rule = (("sgd", "sgd"), ("adamw", "adam"))
+    for partition in partitions:
+        for mu in (0.0, prox):
+            for client in ("sgd", "momentum", "adamw"):
+                for server in ("sgd", "momentum", "adam", "yogi"):
+                    marked = (client, server) in rule and not mu
+                    yield {
+                        "experiment": "tune",
+                        "federated.partition": partition,
+                        "federated.prox": mu,
+                        "optimizer.name": client,
+                        "federated.server_optimizer": server,
+                        "tune.shared_rate": shared_rate if marked else 0.0,
+                    }
+    for client in ("sgd", "momentum", "adamw"):
+        yield {
+            "experiment": "tune",
+            "tune.centralised": True,
+            "optimizer.name": client,
+            "train.steps": centralised_steps,
+            "train.log_every": 100,
+        }
