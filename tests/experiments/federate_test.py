@@ -2,13 +2,20 @@
 
 import json
 
+import dp_accounting
 import jax
 import numpy as np
 import pytest
 
 from trustml import config as config_lib
-from trustml.experiments import build, federate, federation
-from trustml.federated import timeline, user_privacy
+from trustml.experiments import (
+    absence,
+    build,
+    federate,
+    federate_page,
+    federation,
+)
+from trustml.federated import stragglers, timeline, user_privacy
 
 
 def config(**changed):
@@ -84,9 +91,16 @@ def weights(found):
             "federated__weighting": "uniform",
             "federated__selection": "capped_power",
         },
-        {"federated__selection": "oort"},
+        {
+            "federated__selection": "oort",
+            "federated__availability": "diurnal",
+            "federated__step_cv": 1.0,
+            "federated__deadline": 6.0,
+            "federated__over_selection": 1.5,
+            "federated__dropout": 0.1,
+        },
     ],
-    ids=["clients remember", "private", "selection listens"],
+    ids=["clients remember", "private", "selection listens, some are absent"],
 )
 def test_a_killed_run_goes_on_to_the_bit(tmp_path, changed, monkeypatch):
     run = config(**changed)
@@ -109,7 +123,62 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path, changed, monkeypatch):
     again = federate.fit(run, data, task, tmp_path / "cut", quiet=True)
     assert weights(again) == weights(whole)
     np.testing.assert_array_equal(again.taken, whole.taken)
+    jax.tree.map(np.testing.assert_array_equal, again.tally, whole.tally)
     assert again.rows == whole.rows
+
+
+def test_who_is_absent_is_counted_and_told(tmp_path):
+    run = config(
+        federated__availability="bernoulli",
+        federated__reachable=0.6,
+        federated__over_selection=2.0,
+        federated__dropout=0.2,
+        train__steps=20,
+    )
+    data = build.dataset(run)
+    task = build.task(run, data)
+    found = federate.fit(run, data, task, tmp_path, quiet=True)
+    fates = dict(zip(stragglers.FATES, found.tally.fates, strict=True))
+    assert fates["heard"] == found.taken.sum() <= 20 * 5
+    assert fates["late"] == fates["dropped_before"] == 0
+    asked = sum(fates.values())
+    # Intervals of five standard deviations.
+    assert abs(fates["unavailable"] / asked - 0.4) < 5 * np.sqrt(0.24 / asked)
+    reached = asked - fates["unavailable"]
+    assert abs(fates["dropped_after"] / reached - 0.2) < 5 * np.sqrt(0.16 / reached)
+    assert 0 < found.tally.wasted < found.tally.computed
+    numbers = federate_page.missing(found, np.diff(found.store.offsets))
+    assert np.mean(numbers["heard_by_speed"]) == pytest.approx(found.taken.mean() / 20)
+    (section,) = federate_page.absences(found, np.diff(found.store.offsets))
+    assert "10 are asked and the first 5 heard" in section.text[0]
+
+
+def test_first_come_first_heard_ends_amplification(tmp_path):
+    run = config(
+        privacy__enabled=True,
+        privacy__noise_multiplier=2.0,
+        privacy__delta=1e-3,
+        federated__weighting="uniform",
+        federated__local_steps=2,
+        federated__over_selection=1.5,
+        train__steps=3,
+    )
+    data = build.dataset(run)
+    found = federate.fit(run, data, build.task(run, data), tmp_path, quiet=True)
+    event = dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(2.0), 3)
+    pld = dp_accounting.pld.PLDAccountant(
+        dp_accounting.NeighboringRelation.REPLACE_SPECIAL
+    )
+    expected = pld.compose(event).get_epsilon(1e-3)
+    assert found.privacy.epsilon_as_run == pytest.approx(expected, rel=1e-3)
+    alone = config(**{**PRIVATE, "federated__dropout": 0.3})
+    plain = config(**PRIVATE)
+    sampled = [
+        absence.make(one).selector(federation.selector(one, 20, seed=0))
+        for one in (alone, plain)
+    ]
+    claims = [s.event(s.init(np.full(20, 5)), 1.0, 2) for s in sampled]
+    assert claims[0] == claims[1]  # who fails for reasons of its own changes nothing
 
 
 def test_the_promise_is_that_of_the_selector(tmp_path):
@@ -156,7 +225,25 @@ def test_noise_is_made_for_the_largest_weight_of_any_period():
     assert federate._heaviest(plain, selector, calendar, first) is first
 
 
+PRIVATE = {
+    "privacy__enabled": True,
+    "privacy__noise_multiplier": 1.0,
+    "federated__weighting": "uniform",
+}
+
 REFUSED = {
+    "who is asked beyond the clients": (
+        {"federated__cohort": 15, "federated__over_selection": 1.5},
+        "federated.over_selection=1.5 asks 23 clients and exceeds the 20 clients",
+    ),
+    "a deadline that data decide about": (
+        {**PRIVATE, "federated__deadline": 9.0},
+        "federated.deadline=9.0 lets the number of its examples decide",
+    ),
+    "nobody to be reached": (
+        {"federated__availability": "bernoulli", "federated__reachable": 0.0},
+        "federated.reachable=0.0 must be in (0, 1]",
+    ),
     "cohort beyond the clients": (
         {"federated__cohort": 21},
         "federated.cohort=21 exceeds the 20 clients",

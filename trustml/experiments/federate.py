@@ -16,7 +16,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from trustml import checkpoint, parallel, rng, specs
@@ -25,6 +24,7 @@ from trustml import task as task_lib
 from trustml import writer as writer_lib
 from trustml.data import datasets
 from trustml.experiments import (
+    absence,
     build,
     describe,
     federate_page,
@@ -64,7 +64,10 @@ class Trained(NamedTuple):
       privacy: what was promised to each client; None without noise.
       noise_multiplier: z; None without noise.
       rows: of metrics.jsonl.
-      taken: int64[K], rounds that each client took part in.
+      taken: int64[K], rounds that each client took part in, and was heard.
+      rounds: how many there were.
+      absent: who could not be heard, and why.
+      tally: what became of those that were asked.
       utilization: mean useful share of the executed steps of lanes.
       sent: numbers that a client sends in a round, before compression.
     """
@@ -80,6 +83,9 @@ class Trained(NamedTuple):
     noise_multiplier: float | None
     rows: list[dict[str, Any]]
     taken: np.ndarray
+    rounds: int
+    absent: absence.Absence
+    tally: absence.Tally
     utilization: float
     sent: int = 0
 
@@ -131,7 +137,8 @@ def fit(
     seed = rng.seed_128(rng.stream(root if private else public, "selection"))
     devices = parallel.devices(config.train.num_devices)
     saver = _saver(config, data, workdir)
-    chosen_by = federation.selector(config, clients, seed)
+    absent = absence.make(config)
+    chosen_by = absent.selector(federation.selector(config, clients, seed))
     selected = chosen_by.init(timeline.sizes(calendar, 0))
     rule = federation.weighting(config, chosen_by, selected)
     z, promise = _promise(config, chosen_by, calendar, clients)
@@ -163,12 +170,13 @@ def fit(
         print(lane_probe.sentence(way))
     made = build_rounds(way, clients)
     state = made.init(params, rng.stream(root, "noise"))
-    taken = np.zeros(clients, np.int64)
+    taken, tally = np.zeros(clients, np.int64), absence.nothing_yet()
     words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
 
     template = {
         "state": state,
         "taken": taken,
+        "tally": tally,
         "seed": seed,
         "observed": _observed(selected),
     }
@@ -178,9 +186,9 @@ def fit(
         saver.save(0, template)
     else:
         first, kept = found.step, found.state
-        state, taken = kept["state"], kept["taken"]
+        state, taken, tally = kept["state"], kept["taken"], kept["tally"]
         seed = kept["seed"]
-        chosen_by = federation.selector(config, clients, seed)
+        chosen_by = absent.selector(federation.selector(config, clients, seed))
         selected = chosen_by.init(timeline.sizes(calendar, 0))
         selected = selected._replace(observed=kept["observed"] or None)
 
@@ -206,12 +214,14 @@ def fit(
             members = cohort.clients
             limit = spec.max_examples or None
             count = now.sizes[members].astype(np.int64)
+            used_rows = np.minimum(count, limit) if limit else count
+            fate = absent.realise(cohort, made.steps(used_rows))
             chosen = rounds.Chosen(
                 members,
-                np.minimum(count, limit) if limit else count,
+                np.where(fate.steps > 0, used_rows, 0),
                 rule.of(members, count),
                 rule.total,
-                _arrived(config, public, number, members),
+                fate.heard if absent.expected else None,
             )
             place = visits.placed(
                 now.through(source.place),
@@ -227,16 +237,17 @@ def fit(
             )
             infos.append(info)
             used.append(info.utilization)
-            taken[members] += 1
+            taken[members[fate.heard]] += 1
+            tally = absence.count(tally, fate)
             done = number + 1
             if chosen_by.listens:
-                record = info.records()
+                loss_of = np.asarray(info.records().algorithm.loss)
                 selected = chosen_by.observe(
                     selected,
                     number,
-                    members,
-                    np.asarray(record.algorithm.loss),
-                    info.steps.astype(float),
+                    members[fate.heard],
+                    loss_of[fate.heard],
+                    fate.seconds[fate.heard],
                 )
             if loop.due(config.train.log_every, done, total):
                 row = _metrics(infos, chosen)
@@ -252,6 +263,7 @@ def fit(
                 kept = {
                     "state": state,
                     "taken": taken,
+                    "tally": tally,
                     "seed": seed,
                     "observed": _observed(selected),
                 }
@@ -272,6 +284,9 @@ def fit(
         noise_multiplier=z,
         rows=writer_lib.read(workdir / "metrics.jsonl"),
         taken=taken,
+        rounds=total,
+        absent=absent,
+        tally=tally,
         utilization=float(np.mean(used)) if used else 1.0,
         sent=sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)),
     )
@@ -325,7 +340,7 @@ def _settings(config, way, clients, devices, narrowing) -> rounds.Settings:
         lanes=way.lanes,
         narrowing=narrowing,
         batch_size=config.train.batch_size,
-        capacity=rounds.capacity(spec.cohort, clients, lanes=way.lanes),
+        capacity=rounds.capacity(spec.asked, clients, lanes=way.lanes),
         epochs=spec.epochs,
         steps=spec.local_steps,
         group=spec.group,
@@ -395,16 +410,6 @@ def _heaviest(config, chosen_by, calendar, rule):
     return max(rules, key=lambda one: one.s_max or 0.0)
 
 
-def _arrived(config, public, number, members):
-    """bool[M], who is not lost on the way; None where nobody is."""
-    chance = config.federated.dropout
-    if not chance:
-        return None
-    key = rng.step_key(rng.stream(public, "dropout"), number)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(members, "uint32"))
-    return np.asarray(jax.vmap(jax.random.uniform)(keys)) >= chance
-
-
 def _observed(selected: selection.State) -> Any:
     return () if selected.observed is None else selected.observed
 
@@ -415,7 +420,7 @@ def _metrics(infos, chosen) -> dict[str, Any]:
     examples = np.concatenate([record.algorithm.examples for record in records])
     norms = np.concatenate([record.aggregator.norm for record in records])
     clipped = np.concatenate([record.aggregator.clipped for record in records])
-    many = max(len(norms), 1)
+    many = max(np.count_nonzero(examples), 1)
     return {
         "nonprivate/loss": float((loss * examples).sum() / max(examples.sum(), 1)),
         "nonprivate/clients": len(chosen.numbers),

@@ -15,7 +15,14 @@ from trustml import intervals, specs
 from trustml import task as task_lib
 from trustml.data import datasets
 from trustml.experiments import federation, scores
-from trustml.federated import evaluation, feed, partitions, user_privacy
+from trustml.federated import (
+    continual,
+    evaluation,
+    feed,
+    partitions,
+    stragglers,
+    user_privacy,
+)
 from trustml.federated import store as stores
 from trustml.report import drawing, fmt, partition, study, tables, words
 
@@ -82,6 +89,7 @@ def write(
         "client_accuracy_on": "training" if trained.tests is None else "held out",
         "deciles": strata,
         "objective": trained.sentence,
+        "absence": missing(trained, sizes),
         "privacy": None if trained.privacy is None else promised(trained),
         "utilization": trained.utilization,
         "curves": {
@@ -123,6 +131,7 @@ def write(
             ),
             tables=(decile_table(strata),),
         ),
+        *absences(trained, sizes),
     )
     path = study.write(
         workdir,
@@ -341,6 +350,65 @@ def told(trained: Any) -> words.Card:
         "client holds.",
         tuple(lines),
         tone="good",
+    )
+
+
+def missing(trained: Any, sizes: np.ndarray) -> dict[str, Any] | None:
+    """What became of those that were asked; None where nobody can be missing."""
+    if not trained.absent.expected:
+        return None
+    tally, often = trained.tally, trained.taken / max(trained.rounds, 1)
+    seconds = trained.absent.step_seconds(np.arange(len(sizes)))
+    parts = min(_STRATA, len(sizes))
+    return {
+        "sentence": trained.absent.sentence,
+        "fates": dict(zip(stragglers.FATES, tally.fates.tolist(), strict=True)),
+        "virtual_seconds": float(tally.seconds),
+        "wasted_share": float(tally.wasted / max(tally.computed, 1)),
+        "heard_by_size": continual.by_decile(often, sizes, parts).tolist(),
+        "heard_by_speed": continual.by_decile(often, -seconds, parts).tolist(),
+    }
+
+
+def absences(trained: Any, sizes: np.ndarray) -> tuple[study.Section, ...]:
+    """Who was asked and not heard, as a section; none where nobody can be missing."""
+    found = missing(trained, sizes)
+    if found is None:
+        return ()
+    asked = max(sum(found["fates"].values()), 1)
+    fates = [
+        (name.replace("_", " "), f"{many:,}", fmt.percent(many / asked))
+        for name, many in found["fates"].items()
+    ]
+    pairs = zip(found["heard_by_size"], found["heard_by_speed"], strict=True)
+    chances = [
+        (f"{number + 1}", fmt.percent(size), fmt.percent(speed))
+        for number, (size, speed) in enumerate(pairs)
+    ]
+    slowest, fastest = found["heard_by_speed"][0], found["heard_by_speed"][-1]
+    said = (
+        f"{fmt.capital(trained.absent.sentence)}. The rounds took "
+        f"{found['virtual_seconds']:,.0f} virtual seconds, in which a client of mean "
+        f"speed makes one step a second; {fmt.percent(found['wasted_share'])} of the "
+        "steps were made by clients that were not heard.",
+        f"A client of the slowest tenth was heard in {fmt.percent(slowest)} of the "
+        f"rounds, one of the fastest in {fmt.percent(fastest)}: what is optimised "
+        "moves with them, and the sentence on the objective does not know of it.",
+    )
+    return (
+        study.Section(
+            "Who was not heard",
+            said,
+            tables=(
+                tables.table(("fate", "clients", "share"), fates, "Of those asked"),
+                tables.table(
+                    ("tenth", "by examples", "by speed"),
+                    chances,
+                    "Share of rounds in which a client was heard",
+                    "From the smallest and the slowest to the largest and the fastest.",
+                ),
+            ),
+        ),
     )
 
 

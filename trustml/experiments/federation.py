@@ -69,9 +69,7 @@ def store(
     spec, seed = config.federated, config.seed
     if spec.partition == "natural":
         held = imports.from_dataset(data)
-        if spec.cohort > (people := len(held.offsets) - 1):
-            bound = f"exceeds the {people} clients there are"
-            _validate.fail("federated.cohort", spec.cohort, bound, "lower it")
+        spec.check_clients(len(held.offsets) - 1)
         return held, None
     labels = np.asarray(data.train["label"])
     count, clients = len(labels), spec.clients
@@ -134,7 +132,7 @@ def selector(
 ) -> selection.Selector:
     """Who of so many clients takes part; `seed` None draws in secret."""
     spec = config.federated
-    m = spec.cohort
+    m = spec.asked
     coins: Any = selection.poisson
     cap = probabilities.default_cap(m, clients, spec.cap)
     made = {
@@ -171,7 +169,7 @@ def weighting(
     if spec.weighting == "data":
         return weighting_lib.by_data()
     if spec.weighting == "uniform":
-        return weighting_lib.mean(chosen.cohort if private else None)
+        return weighting_lib.mean(spec.cohort if private else None)
     inclusion = chosen.inclusion(state)
     if inclusion is None:
         bound = f"needs probabilities, which {chosen.name} has not"

@@ -178,7 +178,7 @@ def of_run(
     steps = spec.epochs * -(-sizes // config.train.batch_size)
     if spec.local_steps:
         steps = np.full_like(steps, spec.local_steps)
-    cohort = min(spec.cohort, len(steps))
+    cohort = min(spec.asked, len(steps))
     usual = np.random.default_rng(config.seed).choice(steps, cohort, replace=False)
     data, _ = source.place(np.zeros(1, np.int64))
     example = jax.tree.map(lambda column: column[0], data)

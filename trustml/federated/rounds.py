@@ -148,10 +148,12 @@ class Rounds(NamedTuple):
       run: (State, key, Chosen, place) -> (State, Info). key: of the round. place:
         rows int[M] -> (data, index), where the rows of the clients lie, handed in as
         often as `rows` says.
+      steps: sizes int[M] -> int64[M], of clients that use so many examples.
     """
 
     init: Callable[..., State]
     run: Callable[..., tuple[State, Info]]
+    steps: Callable[[np.ndarray], np.ndarray]
 
 
 def make(
@@ -309,7 +311,7 @@ def make(
         )
         return State(server, agg_state, memory), info
 
-    return Rounds(init, run)
+    return Rounds(init, run, lambda sizes: train.rows(sizes).steps)
 
 
 def _divisor(aggregator, weights, total) -> float:

@@ -1,6 +1,7 @@
 """Who holds the data, who trains in a round, and what becomes of their messages."""
 
 import dataclasses
+import math
 
 from trustml import _validate
 
@@ -22,6 +23,7 @@ WEIGHTINGS = ("data", "uniform", "capped", "horvitz_thompson", "hajek")
 RETENTIONS = ("keep_all", "fifo", "reservoir", "class_balanced")
 ROBUST_RULES = ("median", "trimmed_mean", "krum", "multi_krum", "bulyan")
 COMPRESSIONS = ("quantize", "top_k", "sign")
+AVAILABILITIES = ("bernoulli", "diurnal")
 
 _UNIFORM = ("scaffold", "feddyn", "qffl", "afl")
 _SGD_ONLY = ("scaffold", "fednova", "qffl", "pfedme", "apfl")
@@ -75,6 +77,15 @@ class FederatedSpec:
       bits: of 'quantize'.
       keep: share of the coordinates that 'top_k' sends.
       dropout: probability that a selected client trains for nothing.
+      availability: '' (always) or one of `AVAILABILITIES`, who can be reached.
+      reachable: mean chance of it.
+      swing: half of what that chance moves by in a day ('diurnal').
+      day: rounds of a day.
+      step_cv: coefficient of variation of the clients' seconds per step, whose mean
+        is 1.
+      deadline: virtual seconds after which nobody is heard; 0 = none.
+      over_selection: how many times `cohort` is asked; the first `cohort` of them to be
+        done are heard.
       held_out: share of each client's examples that nobody trains on; the report's
         accuracies of clients are then on these. 0 = none.
       lanes: clients trained at once on one device; 0 = found out at the start.
@@ -116,6 +127,13 @@ class FederatedSpec:
     bits: int = 8
     keep: float = 0.1
     dropout: float = 0.0
+    availability: str = ""
+    reachable: float = 0.7
+    swing: float = 0.3
+    day: int = 24
+    step_cv: float = 0.0
+    deadline: float = 0.0
+    over_selection: float = 1.0
     held_out: float = 0.0
     lanes: int = 0
     group: int = 0
@@ -134,13 +152,14 @@ class FederatedSpec:
         for field, known in (
             ("robust", ROBUST_RULES),
             ("compression", COMPRESSIONS),
+            ("availability", AVAILABILITIES),
         ):
             if value := getattr(self, field):
                 cure = "'' does without"
                 _validate.one_of(f"federated.{field}", value, known, cure)
         lows = {"clients": 1, "shards": 1, "cohort": 1, "threshold": 1, "epochs": 1}
         lows |= {"local_steps": 0, "max_examples": 0, "periods": 1, "storage": 0}
-        lows |= {"bits": 1, "lanes": 0, "group": 0}
+        lows |= {"bits": 1, "lanes": 0, "group": 0, "day": 1}
         for field, low in lows.items():
             value = getattr(self, field)
             _validate.integer_at_least(f"federated.{field}", value, low)
@@ -148,7 +167,7 @@ class FederatedSpec:
             _validate.positive(f"federated.{field}", getattr(self, field))
         for field in ("server_learning_rate", "weight_cap"):
             _validate.positive(f"federated.{field}", getattr(self, field))
-        for field in ("prox", "q", "pull", "size_cv", "beta"):
+        for field in ("prox", "q", "pull", "size_cv", "beta", "swing", "step_cv"):
             _validate.non_negative(f"federated.{field}", getattr(self, field))
         momentum = self.server_momentum
         _validate.in_half_open_interval("federated.server_momentum", momentum, 0, 1)
@@ -156,13 +175,18 @@ class FederatedSpec:
         name = "federated.malicious"
         _validate.in_half_open_interval(name, self.malicious, 0, 0.5, cure)
         _validate.in_half_open_interval("federated.dropout", self.dropout, 0, 1)
+        _validate.non_negative("federated.deadline", self.deadline)
+        if not 0 < self.reachable <= 1:
+            bound, cure = "must be in (0, 1]", "it is a probability"
+            _validate.fail("federated.reachable", self.reachable, bound, cure)
+        if not 1 <= self.over_selection < float("inf"):
+            bound, cure = "must be at least 1", "1.3 asks for 30% more than are needed"
+            _validate.fail("federated.over_selection", self.over_selection, bound, cure)
         _validate.in_half_open_interval("federated.held_out", self.held_out, 0, 1)
         if not 0 < self.keep <= 1:
             _validate.fail("federated.keep", self.keep, "must be in (0, 1]", "try 0.1")
-        if self.partition != "natural" and self.cohort > self.clients:
-            bound = f"exceeds the {self.clients} clients there are"
-            cure = "lower it, or raise federated.clients"
-            _validate.fail("federated.cohort", self.cohort, bound, cure)
+        if self.partition != "natural":
+            self.check_clients(self.clients)
         if self.retention != "keep_all" and not self.storage:
             bound = f"says nothing of what federated.retention={self.retention!r} keeps"
             _validate.fail("federated.storage", 0, bound, "50 examples, for instance")
@@ -176,6 +200,21 @@ class FederatedSpec:
         if self.exact and not self.group:
             cure = "set it to 1: part of what fixes the bits"
             _validate.fail("federated.group", 0, "leaves exact mode open", cure)
+
+    @property
+    def asked(self) -> int:
+        """Clients that are selected in a round, for `cohort` of them to be heard."""
+        return math.ceil(self.cohort * self.over_selection)
+
+    def check_clients(self, clients: int) -> None:
+        """Raises a `ValueError` where so many clients are too few."""
+        if self.asked > clients:
+            field = "cohort" if self.cohort > clients else "over_selection"
+            value = getattr(self, field)
+            what = "" if field == "cohort" else f"asks {self.asked} clients and "
+            bound = f"{what}exceeds the {clients} clients there are"
+            cure = "lower it, or raise federated.clients"
+            _validate.fail(f"federated.{field}", value, bound, cure)
 
     @property
     def needs_sgd(self) -> bool:

@@ -321,6 +321,9 @@ class RunConfig:
             ("federated.robust", spec.robust, ""),
             ("federated.compression", spec.compression, ""),
             ("federated.dropout", spec.dropout, 0.0),
+            ("federated.availability", spec.availability, ""),
+            ("federated.deadline", spec.deadline, 0.0),
+            ("federated.over_selection", spec.over_selection, 1.0),
         ):
             if value != usual:
                 bound = f"does not go with {where}, which compares selection alone"
@@ -336,6 +339,11 @@ class RunConfig:
             bound = "has no sensitivity: one client's share depends on the others'"
             cure = "set it to 'uniform' or 'capped'"
             _validate.fail("federated.weighting", spec.weighting, bound, cure)
+        for field, usual in (("deadline", 0.0), ("over_selection", 1.0)):
+            if (value := getattr(spec, field)) != usual and not spec.local_steps:
+                bound = "lets the number of its examples decide if a client is heard"
+                cure = f"set federated.local_steps, or federated.{field}={usual:g}"
+                _validate.fail(f"federated.{field}", value, bound, cure)
         if spec.robust:
             bound = "has no sensitivity, which privacy.enabled=True needs"
             _validate.fail("federated.robust", spec.robust, bound, "leave it ''")
