@@ -93,6 +93,15 @@ def store(
         "label_activity": lambda: partitions.label_activity(
             labels, clients, spec.alpha, seed=seed
         ),
+        "cluster": lambda: partitions.cluster_dirichlet(
+            partitions.features.of_columns(data.train, seed=seed),
+            clients,
+            spec.alpha,
+            scale="per_class",
+            num_clusters=spec.clusters,
+            sizes=sizes,
+            seed=seed,
+        ),
         "shards": lambda: partitions.shards(labels, clients, spec.shards, seed=seed),
     }[spec.partition]()
     rows = dealt.permutation

@@ -7,7 +7,7 @@ from trustml import _validate
 
 PARTITIONS = (
     *("iid", "label_dirichlet", "quantity_dirichlet", "lognormal", "shards"),
-    *("natural", "label_activity"),
+    *("natural", "label_activity", "cluster"),
 )
 ALGORITHMS = (
     *("fedavg", "scaffold", "fednova", "feddyn", "mime", "mimelite"),
@@ -39,12 +39,15 @@ class FederatedSpec:
     Attributes:
       partition: one of `PARTITIONS`; 'natural' takes those who wrote the data
         (`data.user_column`); 'label_activity' gives half of the labels to a tenth of
-        the clients.
+        the clients; 'cluster' mixes clusters of features as 'label_dirichlet' does
+        labels (`partitions.features`).
       clients: number of clients of a made partition.
       alpha: concentration of the labels ('label_dirichlet', as a multiple of the number
-        of labels times their share), or of the sizes ('quantity_dirichlet').
-      size_cv: coefficient of variation of the sizes ('lognormal', 'label_dirichlet');
-        0 = equal sizes.
+        of labels times their share), of clusters ('cluster', likewise), or of the sizes
+        ('quantity_dirichlet').
+      clusters: of 'cluster'.
+      size_cv: coefficient of variation of the sizes ('lognormal', 'label_dirichlet',
+        'cluster'); 0 = equal sizes.
       shards: of each client ('shards').
       algorithm: one of `ALGORITHMS`.
       prox: mu of the proximal term ('fedavg', then FedProx, and 'fednova').
@@ -96,6 +99,7 @@ class FederatedSpec:
     partition: str = "label_dirichlet"
     clients: int = 100
     alpha: float = 0.5
+    clusters: int = 10
     size_cv: float = 0.0
     shards: int = 2
     algorithm: str = "fedavg"
@@ -159,7 +163,7 @@ class FederatedSpec:
                 _validate.one_of(f"federated.{field}", value, known, cure)
         lows = {"clients": 1, "shards": 1, "cohort": 1, "threshold": 1, "epochs": 1}
         lows |= {"local_steps": 0, "max_examples": 0, "periods": 1, "storage": 0}
-        lows |= {"bits": 1, "lanes": 0, "group": 0, "day": 1}
+        lows |= {"bits": 1, "lanes": 0, "group": 0, "day": 1, "clusters": 1}
         for field, low in lows.items():
             value = getattr(self, field)
             _validate.integer_at_least(f"federated.{field}", value, low)

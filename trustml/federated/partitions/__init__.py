@@ -10,6 +10,7 @@
 | `quantity_dirichlet`, `lognormal_quantity` | how much each holds |
 | `shards` | a few labels each |
 | `cluster`, `cluster_dirichlet` | features: clusters of embeddings |
+| `features.of_columns` | (such embeddings, of images, tables or words) |
 | `natural` | whatever real people do: one client for each value of a column |
 
 `split_test` gives test examples to the same clients in the same mix, `statistics` and
@@ -28,6 +29,7 @@ Example::
     held = store.from_partition({'image': x, 'label': labels}, *dealt[:2])
 """
 
+from trustml.federated.partitions import features
 from trustml.federated.partitions.activity import label_activity
 from trustml.federated.partitions.base import Partition, split_test
 from trustml.federated.partitions.clusters import cluster, cluster_dirichlet
@@ -48,6 +50,7 @@ __all__ = [
     "cluster",
     "cluster_dirichlet",
     "counts",
+    "features",
     "iid",
     "label_activity",
     "label_dirichlet",
