@@ -4,6 +4,15 @@ Source: Lin et al. 2022 (arXiv 2104.08815); labels by Hsu et al. 2019 with alpha
 a multiple of the number of labels times their share). `federated.partition=natural` has
 its 5,405 authors as clients, `data.name=ag_news` other texts.
 
+Result, 2026-11-22, two CPU cores, test split, 41 s: 70.9% [69.9, 71.9] of 20 groups,
+64.3% [63.2, 65.3] in one place with as many batches at the same rate; the most frequent
+label 5.2%. Of the grid, four cells tuned over 15 pairs of rates, 3 seeds, as clients x
+server: sgd x sgd 22.6% [16.5, 28.8], sgd x adam 65.5% [61.8, 69.3], adamw x sgd 71.5%
+[70.0, 72.9], adamw x adam 70.5% [68.9, 72.2]; rates of sgd were five coarse ones. The
+rule that changes both optimizers at one rate shows 59.2 points [53.7, 64.7] of FedOpt;
+Adam on the server alone is worth 42.9 [36.6, 49.2] with sgd on the clients and -0.9
+[-3.8, 2.0] with adamw; against their mean, 38.2 points [32.8, 43.6] are the confound.
+
 `sweep()` is the grid of client and server optimizers, FedProx on and off, over the
 partitions, and training in one place: every cell tries the same learning rates on the
 validation split and then trains with the best of them for three seeds. The two cells of

@@ -3,6 +3,10 @@
 Source: Lin et al. 2022 (arXiv 2104.08815); data of Novikova et al. 2017, whose
 dev file is what is trained on. Words may be copied (See et al. 2017).
 
+Result, 2026-11-22, test split, 306 s beside other work on two CPU cores: ROUGE-L 54.1%
+[53.2, 55.1]; in one place with as many batches 52.8% [52.0, 53.7]; baseline 47.2%
+[46.6, 47.9].
+
 `sweep()` is the grid of client and server optimizers, FedProx on and off, over the
 partitions, and training in one place: every cell tries the same learning rates on the
 validation split and then trains with the best of them for three seeds. The two cells of

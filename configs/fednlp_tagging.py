@@ -3,6 +3,11 @@
 Source: Lin et al. 2022 (arXiv 2104.08815). `:wnut17` tags the rare entities of WNUT
 2017, which nobody is known to have written, in a made partition.
 
+Result, 2026-11-22, test split, 190 s beside other work on two CPU cores: 84.1% [83.5,
+84.7] of words tagged right, 87.3% [86.7, 87.8] in one place with as many batches; every
+word with its most frequent tag 80.9% [80.3, 81.5]. After 60 rounds of one epoch the
+federation was at 80.0%, no better than that.
+
 `sweep()` is the grid of client and server optimizers, FedProx on and off, over the
 partitions, and training in one place: every cell tries the same learning rates on the
 validation split and then trains with the best of them for three seeds. The two cells of
@@ -21,7 +26,7 @@ from trustml.specs import tune
 
 PARTITIONS = ("natural", "label_dirichlet", "quantity_dirichlet")
 SHARED = 0.005  # the one client learning rate of FedNLP's rule
-CENTRALISED_STEPS = 1700  # as many batches as the clients have together
+CENTRALISED_STEPS = 8500  # as many batches as the clients have together
 
 
 def get_config(arg=""):
@@ -45,7 +50,8 @@ def get_config(arg=""):
     cfg.federated.alpha = 1.0
     cfg.federated.selection = "fixed_size"
     cfg.federated.cohort = 20
-    cfg.train.steps = 60  # rounds
+    cfg.federated.epochs = 2
+    cfg.train.steps = 150  # rounds
     cfg.train.batch_size = 16  # of a client
     cfg.train.eval_every = 10
     cfg.train.log_every = 5

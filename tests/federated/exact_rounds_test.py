@@ -24,7 +24,7 @@ from trustml.federated.algorithms import control
 CLIENTS, COHORT, BATCH = 40, 12, 10
 REFERENCE = (4, 1, 64, True, False)
 LAYOUTS = [
-    *itertools.product((4, 8), (1, 2, 4), (1, 7, 64), (True, False), (False, True))
+    *itertools.product((4, 8, 16), (1, 2, 4), (1, 7, 64), (True, False), (False, True))
 ]
 SOME = {
     "more lanes on two devices, streamed, resumed": (8, 2, 7, False, True),
