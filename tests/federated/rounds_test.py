@@ -14,7 +14,7 @@ from trustml import rng
 from trustml.federated import rounds, weighting
 from trustml.federated.aggregation import chain, clipping, dp
 from trustml.federated.aggregation import weighting as links
-from trustml.federated.algorithms import averaging
+from trustml.federated.algorithms import averaging, fair, mime
 
 
 def test_weights_or_totals_that_the_noise_is_not_made_for_are_refused():
@@ -32,6 +32,62 @@ def test_weights_or_totals_that_the_noise_is_not_made_for_are_refused():
     ):
         with pytest.raises(ValueError, match=said):
             made.run(state, jax.random.key(0), chosen, None)
+
+
+def _round(weight, total=None, aggregator=None):
+    rule = weighting.Weighting("odd", lambda c, n: np.full(len(c), weight), total, 1.0)
+    algorithm = averaging.fedavg(worlds.loss, optax.sgd(0.1), optax.sgd(1.0))
+    settings = rounds.Settings(jit=jax.jit, lanes=1, batch_size=5, capacity=4)
+    made = rounds.make(
+        algorithm,
+        aggregator or chain.chain(links.of(rule)),
+        population=4,
+        settings=settings,
+    )
+    state = made.init(worlds.make([5] * 4).params, rng.root(0))
+    chosen = rounds.Chosen(np.arange(4), np.full(4, 5), np.full(4, weight), total)
+    return made.run(state, jax.random.key(0), chosen, None)
+
+
+@pytest.mark.parametrize("weight", [-50.0, np.nan, np.inf])
+@pytest.mark.parametrize("private", [True, False], ids=["private", "not"])
+def test_weights_that_are_no_weights_are_refused(weight, private):
+    # -50 once passed the bound of the noise, and moved the model by 40 sensitivities.
+    aggregator = None
+    if private:
+        rule = weighting.mean(4)
+        aggregator = chain.chain(clipping.clip(1.0), links.of(rule), dp.central(1.0))
+    with pytest.raises(ValueError, match=r"weights\[0\]=.* must be finite and >= 0; 0"):
+        _round(weight, 4.0 if private else None, aggregator)
+
+
+def test_weights_of_zero_for_everybody_are_refused():
+    with pytest.raises(
+        ValueError, match="weights=0.0 of rule 'odd' are zero for all 4"
+    ):
+        _round(0.0)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        mime.mime(worlds.loss, optax.sgd(0.1), optax.sgd(1.0)),
+        fair.afl(
+            worlds.loss,
+            optax.sgd(0.1),
+            optax.sgd(1.0),
+            domains=np.arange(4),
+            learning_rate=0.1,
+        ),
+    ],
+    ids=["mime", "afl"],
+)
+def test_noise_covers_all_that_the_server_is_told(algorithm):
+    links_ = clipping.clip(1.0), links.of(weighting.mean(4)), dp.central(1.0)
+    settings = rounds.Settings(jit=jax.jit, lanes=1, batch_size=5, capacity=4)
+    with pytest.raises(ValueError, match="which the noise does not cover"):
+        rounds.make(algorithm, chain.chain(*links_), population=4, settings=settings)
+    rounds.make(algorithm, chain.chain(), population=4, settings=settings)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The iterator: it learns, and private rounds go with the promise of the selector."""
 
+import dp_accounting
 import jax
 import numpy as np
 import optax
@@ -7,10 +8,17 @@ import pytest
 
 from tests.federated import worlds
 from trustml import rng
-from trustml.federated import selection, simulation, store, weighting
+from trustml.federated import (
+    selection,
+    simulation,
+    store,
+    user_privacy,
+    weighting,
+)
 from trustml.federated.aggregation import chain, clipping, dp
 from trustml.federated.aggregation import weighting as links
 from trustml.federated.algorithms import averaging
+from trustml.privacy import correlated_noise
 
 
 def held(world):
@@ -71,3 +79,104 @@ def test_an_empty_cohort_gets_its_noise():
 def test_rounds_are_counted():
     with pytest.raises(ValueError, match="rounds=0"):
         rounds_of(worlds.make(), selection.uniform(5, seed=1), 0)
+
+
+def private(rule=None):
+    """A chain with noise for cohorts of 5."""
+    return chain.chain(
+        clipping.clip(1.0), links.of(rule or weighting.mean(5)), dp.central(2.0)
+    )
+
+
+def banded(rounds):
+    strategy = correlated_noise.optimize(rounds, bands=2)
+    return chain.chain(
+        clipping.clip(1.0),
+        links.of(weighting.mean(2)),
+        dp.banded(strategy, noise_multiplier=2.0, rounds=rounds),
+    )
+
+
+REFUSED = {
+    "listens to losses": (
+        selection.uniform(5, seed=0)._replace(
+            event=lambda *_: selection.NoEvent("losses select")
+        ),
+        {"aggregator": private()},
+        "has no guarantee: losses select",
+    ),
+    "more rounds than the noise is for": (
+        selection.cyclic(2, bands=2, seed=0),
+        {"aggregator": banded(4)},
+        "rounds=5 exceeds the 4 rounds that the noise is made for",
+    ),
+    "back too soon": (
+        selection.uniform(2, seed=0),
+        {"aggregator": banded(8)},
+        r"selection='poisson' may ask a client again after 1 round\(s\); the noise is "
+        "for 2; use selection.cyclic",
+    ),
+    "weights beside a chain": (
+        selection.uniform(5, seed=0),
+        {"aggregator": private(), "weights": weighting.by_data()},
+        "weights='by_data' has no effect on an aggregator",
+    ),
+    "no such setting": (
+        selection.uniform(5, seed=0),
+        {"batchsize": 3},
+        "settings='batchsize' is none of jit, lanes, batch_size",
+    ),
+    "no epoch": (
+        selection.uniform(5),
+        {"epochs": 0},
+        "federated.epochs=0 must be >= 1",
+    ),
+    "steps backwards": (selection.uniform(5), {"steps": -1}, "federated.steps=-1"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_when_called(name):
+    selector, settings, words = REFUSED[name]
+    world = worlds.make()
+    algorithm = averaging.fedavg(worlds.loss, optax.sgd(0.3), optax.sgd(1.0))
+    with pytest.raises(ValueError, match=words):
+        simulation.run(  # not yet iterated
+            world.params,
+            held(world),
+            algorithm,
+            selector,
+            rounds=5,
+            batch_size=5,
+            jit=jax.jit,
+            **settings,
+        )
+
+
+def test_a_person_with_several_clients_is_not_promised_anything():
+    world = worlds.make()
+    owners = np.repeat(np.arange(len(world.sizes)), world.sizes)
+    shared = store.from_arrays(world.data, owners, user=owners % 2)
+    with pytest.raises(ValueError, match="owns several of the"):
+        simulation.promise(
+            shared, selection.uniform(5, seed=0), private(), rounds=3, delta=1e-3
+        )
+
+
+def test_the_promise_is_that_of_sampler_and_noise():
+    world = worlds.make()
+    selector = selection.uniform(5, seed=0)
+    made = simulation.promise(held(world), selector, private(), rounds=3, delta=1e-3)
+    state = selector.init(world.sizes)
+    expected = user_privacy.account(selector.event(state, 2.0, 3), delta=1e-3)
+    assert made.epsilon_as_run == pytest.approx(expected.epsilon_as_run)
+    with pytest.raises(ValueError, match="adds no noise and promises nothing"):
+        simulation.promise(held(world), selector, chain.chain(), rounds=3, delta=1e-3)
+    # Noise over all rounds is one Gaussian release, whatever the cohorts.
+    turns = selection.cyclic(2, bands=2, seed=0)
+    once = simulation.promise(held(world), turns, banded(4), rounds=4, delta=1e-3)
+    pld = dp_accounting.pld.PLDAccountant(
+        dp_accounting.NeighboringRelation.REPLACE_SPECIAL
+    )
+    wanted = pld.compose(dp_accounting.GaussianDpEvent(2.0)).get_epsilon(1e-3)
+    assert once.epsilon_as_run == pytest.approx(wanted, rel=1e-4)

@@ -278,3 +278,18 @@ def test_memory_hardly_grows_with_clients(tmp_path, clients):
         peaks[number] = _peak(tmp_path / str(number), number, "use")
     # 4 bytes for each size, 8 for each offset of the mapped file.
     assert (peaks[clients] - peaks[few]) / (clients - few) <= 16
+
+
+@pytest.mark.parametrize(
+    ("clients", "words"),
+    [
+        (np.array([0.0, np.nan, 1.0]), r"clients\[1\]=nan"),
+        (np.array(["a", "b", " "]), r"clients\[2\]=' '"),
+        (np.ma.array([3, 4, 5], mask=[True, False, False]), r"clients\[0\]='masked'"),
+        (np.array(["2026-01-01", "NaT", "2026-01-02"], "M8[D]"), r"clients\[1\]=None"),
+    ],
+    ids=["nan", "blank", "masked", "no time"],
+)
+def test_a_row_of_nobody_is_refused(clients, words):
+    with pytest.raises(ValueError, match=words + " says not whose"):
+        store.from_arrays({"x": np.zeros(3)}, clients)

@@ -114,6 +114,11 @@ def test_bad_input_is_refused_in_a_sentence(make, sentence):
         make()
 
 
+def test_a_chance_above_one_is_refused():
+    with pytest.raises(ValueError, match=r"inclusion\[0\]=2.0 exceeds 1; give chances"):
+        weighting.horvitz_thompson(np.ones(4), np.full(4, 2.0))
+
+
 def test_constant_divisors_and_bounded_weights_go_with_privacy():
     p = np.full(6, 0.5)
     for rule in (

@@ -131,6 +131,8 @@ def fit(
         words = jax.random.key_data(seed_words)
         held, tests = held_out.split(held, spec.held_out, words)
     clients = len(held.offsets) - 1
+    if private:
+        user_privacy.check_users(held.user)
     calendar = federation.periods(config, held)
     # Randomness: noise and, under privacy, selection are secret.
     root, public = rng.root(config.privacy.noise_seed), rng.root(config.seed)
@@ -249,12 +251,13 @@ def fit(
                     loss_of[fate.heard],
                     fate.seconds[fate.heard],
                 )
-            if loop.due(config.train.log_every, done, total):
+            evaluated = loop.due(config.train.eval_every, done, total)
+            if evaluated or loop.due(config.train.log_every, done, total):
                 row = _metrics(infos, chosen)
                 infos.clear()
                 if promise is not None and z is not None:
                     row["epsilon"] = promise(done).epsilon_as_run
-                if loop.due(config.train.eval_every, done, total):
+                if evaluated:
                     now_params = trainable.combine(state.server.params, frozen)
                     right = scores.per_example(task, now_params, data.valid, data.kind)
                     row["nonprivate/valid_accuracy"] = float(right.mean())

@@ -100,7 +100,7 @@ def write(
     }
     cards = (
         learnt(tested, without, data.kind, told_of(config, statistics, trained, total)),
-        served(own, strata, apart),
+        served(own, strata, apart, f"their own {_kind(trained)}"),
         told(trained),
     )
     sections = (
@@ -310,13 +310,13 @@ def score_table(tested: scores.Scores, without: scores.Scores, kind: str) -> str
     )
 
 
-def served(own: Clients, strata: list[dict], apart: Any) -> words.Card:
+def served(own: Clients, strata: list[dict], apart: Any, on: str) -> words.Card:
     """Whom it serves worse."""
     found = summarised(own.server, own.examples, own.n_min)
     if found is None:
         question, said = "Whom does it serve worse?", "No client has an example."
         return words.Card(question, said, (), tone="warn")
-    small, large = (strata[i]["accuracy"]["value"] for i in (0, -1))
+    small, large = (fmt.estimate(strata[i]["accuracy"]) for i in (0, -1))
     personal = ()
     if apart is not None:
         means = [fmt.percent(apart[name]["client_mean"]) for name in ("own", "server")]
@@ -329,8 +329,8 @@ def served(own: Clients, strata: list[dict], apart: Any) -> words.Card:
         f"The worst tenth of the clients has {fmt.percent(found['worst_decile'])}, the "
         f"median {fmt.percent(found['median'])}.",
         (
-            f"The smallest tenth by examples has {fmt.percent(small)}, the largest "
-            f"{fmt.percent(large)}.",
+            f"The smallest tenth by examples has {small}, the largest {large}, on "
+            f"{on}.",
             *personal,
         ),
         tone="warn" if found["worst_decile"] < found["median"] - 0.2 else "plain",
@@ -467,7 +467,7 @@ def decile_table(strata: list[dict]) -> str:
 
 
 def _kind(trained: Any) -> str:
-    return "examples" if trained.tests is None else "held-out examples"
+    return "training examples" if trained.tests is None else "held-out examples"
 
 
 def _measured(own: Clients, trained: Any) -> str:

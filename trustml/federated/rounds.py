@@ -172,8 +172,11 @@ def make(
       settings: how cohorts run.
 
     Raises:
-      ValueError: when built, for settings out of bounds.
+      ValueError: when built, for settings out of bounds, and where an algorithm tells
+        the server what the noise of the aggregator does not cover; when run, for
+        weights that are negative, not finite, or beyond what the noise is made for.
     """
+    _check_reveals(algorithm, aggregator)
     options: Any = settings._asdict()
     stacked = aggregator.collect == "stack"
     train = sweep.make(_through(algorithm, aggregator, stacked), **options)
@@ -254,7 +257,7 @@ def make(
         arrived = chosen.arrived
         arrived = np.ones(len(sizes), bool) if arrived is None else arrived
         used = np.where(arrived, weights, 0.0)
-        total = _divisor(aggregator, used, chosen.total)
+        total = _divisor(aggregator, chosen, used)
         scale = float(used.max(initial=0.0)) or 1.0
         model, (first_key, train_key, server_key) = announce_jit(server, key)
         given = chosen.given
@@ -314,23 +317,41 @@ def make(
     return Rounds(init, run, lambda sizes: train.rows(sizes).steps)
 
 
-def _divisor(aggregator, weights, total) -> float:
+def _check_reveals(algorithm, aggregator) -> None:
+    if aggregator.release is not None and algorithm.reveals:
+        raise ValueError(
+            f"algorithm tells the server clients' {algorithm.reveals}, which the noise "
+            "does not cover; use averaging.fedavg, or a chain without noise."
+        )
+
+
+def _divisor(aggregator, chosen, used) -> float:
     """W of a round, if the chain was made for it and for these weights.
 
     Sizes, and with them weights, may change after a chain was made; the noise is for
     the largest weight that its rule knew.
     """
-    most = None if aggregator.release is None else aggregator.rule.s_max
+    weights = np.asarray(chosen.weights, np.float64)
+    rule, total = aggregator.rule, chosen.total
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if wrong.size:
+        bound = f"of rule {rule.name!r} must be finite and >= 0"
+        cure = "0 leaves a client out"
+        _validate.fail(f"weights[{wrong[0]}]", float(weights[wrong[0]]), bound, cure)
+    most = None if aggregator.release is None else rule.s_max
     largest = float(weights.max(initial=0.0))
     if most is not None and largest > most * (1 + 1e-9):
         bound = f"must be at most {most:g}, which the noise is made for"
         cure = "make the chain with the rule whose weights are largest"
         _validate.fail("weights", largest, bound, cure)
-    if aggregator.rule.total is None:
-        return float(weights.sum()) or 1.0
+    if rule.total is None:
+        if not largest and np.any(np.asarray(chosen.sizes) > 0):
+            bound = f"of rule {rule.name!r} are zero for all {len(weights)} clients"
+            _validate.fail("weights", 0.0, bound, "give one of them a weight")
+        return float(used.sum()) or 1.0
     if total is None:
         cure = "give the total of the rule of this round"
-        bound = f"says nothing of what divides by {aggregator.rule.name}"
+        bound = f"says nothing of what divides by {rule.name}"
         _validate.fail("total", total, bound, cure)
     return _validate.positive("total", total, "select clients that count")
 

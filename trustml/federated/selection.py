@@ -134,6 +134,7 @@ class Selector(NamedTuple):
       exponent: beta where p_k is proportional to n^beta, a cap apart; else None.
       seed: 128-bit integer; save it with the run. None where nothing is drawn.
       secret: True where the seed came from the OS.
+      apart: rounds from one visit of a client to its next, at least.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Selector(NamedTuple):
     exponent: float | None
     seed: int | None
     secret: bool
+    apart: int = 1
 
 
 def uniform(cohort: float, *, seed: int | None = None) -> Selector:
@@ -304,7 +306,7 @@ def cyclic(cohort: float, *, bands: int, seed: int | None = None) -> Selector:
         resize=resize,
         exponent=0.0,
     )
-    return made._replace(seed=found, secret=secret)
+    return made._replace(seed=found, secret=secret, apart=bands)
 
 
 def make(

@@ -13,16 +13,18 @@ Example::
     ):
         print(number, info.records().algorithm.loss.mean())
     state.server.params
+
+With noise in the aggregator, `promise` says what it is worth to a client.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from trustml import _validate, parallel, rng
-from trustml.federated import feed, selection, store, visits
+from trustml.federated import feed, selection, store, user_privacy, visits
 from trustml.federated import rounds as rounds_lib
 from trustml.federated import weighting as weighting_lib
 from trustml.federated.aggregation import chain, weighting
@@ -47,7 +49,7 @@ def run(
     max_examples: int | None = None,
     **settings: Any,
 ) -> Iterator[tuple[int, rounds_lib.State, rounds_lib.Info]]:
-    """Yields (number of the round, state after it, what it was like).
+    """An iterator of (number of the round, state after it, what it was like).
 
     Args:
       params: the model at the start.
@@ -68,15 +70,22 @@ def run(
       settings: others of `rounds.Settings`.
 
     Raises:
-      ValueError: for whatever is out of bounds, before the first round.
+      ValueError: when called, for whatever is out of bounds, or where the aggregator
+        adds noise that promises nothing in this run; see `promise`.
     """
-    total = _validate.integer_at_least("rounds", rounds, 1)
+    total = _validate.integer_at_least("rounds", rounds, 1, "a round is the least")
+    if unknown := sorted(set(settings) - set(rounds_lib.Settings._fields)):
+        known = ", ".join(rounds_lib.Settings._fields)
+        _validate.fail("settings", unknown[0], f"is none of {known}")
+    if aggregator is not None and weights is not None:
+        cure = "leave it out: the chain has weights of its own"
+        _validate.fail("weights", weights.name, "has no effect on an aggregator", cure)
     sizes = store.sizes(held)
-    selected = selector.init(sizes)
     if aggregator is None:
         even = weighting_lib.mean() if algorithm.fair else weighting_lib.by_data()
         aggregator = chain.chain(weighting.of(weights or even))
-    rule = aggregator.rule
+    if aggregator.release is not None:
+        _claim(held, selector, aggregator, total)
     devices = settings.pop("devices", None) or parallel.devices()
     made = rounds_lib.make(
         algorithm,
@@ -92,30 +101,93 @@ def run(
             **settings,
         ),
     )
-    public = rng.root(seed)
+    selected = selector.init(sizes)
+    state = made.init(params, noise)
+    first = _First(held, selector, selected, aggregator.rule, made, state, devices)
+    return _rounds(first, total, rng.root(seed), max_examples)
+
+
+def promise(
+    held: store.ClientStore,
+    selector: selection.Selector,
+    aggregator: chain.Aggregator,
+    *,
+    rounds: int,
+    delta: float,
+    accountant: str = "pld",
+) -> user_privacy.UserPrivacy:
+    """What `run` with these arguments promises each client; for `user_privacy.explain`.
+
+    Args:
+      held: who holds what.
+      selector: who takes part.
+      aggregator: with noise.
+      rounds: how many.
+      delta: of the promise.
+      accountant: 'pld' or 'rdp'.
+
+    Raises:
+      ValueError: where the aggregator adds no noise, the selector has no event, persons
+        have several clients, or the noise is for other rounds than these.
+    """
+    if aggregator.release is None:
+        cure = "add one of aggregation.dp"
+        _validate.fail(
+            "aggregator", "chain", "adds no noise and promises nothing", cure
+        )
+    claim = _claim(held, selector, aggregator, rounds)
+    return user_privacy.account(claim, delta=delta, accountant=accountant)
+
+
+def _claim(held, selector, aggregator, rounds) -> selection.Claim:
+    user_privacy.check_users(held.user)
+    state = selector.init(store.sizes(held))
+    return user_privacy.of_release(selector, state, aggregator.release, rounds)
+
+
+class _First(NamedTuple):
+    """What the first round begins with."""
+
+    held: store.ClientStore
+    selector: selection.Selector
+    selected: selection.State
+    rule: weighting_lib.Weighting
+    made: rounds_lib.Rounds
+    state: rounds_lib.State
+    devices: list[jax.Device]
+
+
+def _rounds(first, total, public, max_examples):
+    held, selector, selected, rule, made, state, devices = first
+    sizes = store.sizes(held)
     words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
     source = feed.open(held, put=lambda tree: parallel.replicate(tree, devices))
-    state = made.init(params, noise)
-    for number in range(total):
-        cohort, selected = selector.select(selected, number)
-        members = cohort.clients
-        count = sizes[members].astype(np.int64)
-        used = count if max_examples is None else np.minimum(count, max_examples)
-        chosen = rounds_lib.Chosen(members, used, rule.of(members, count), rule.total)
-        key = rounds_lib.round_key(public, number)
-        place = visits.placed(
-            source.place,
-            words,
-            number,
-            members,
-            count,
-            starts=held.offsets[members],
-            limit=max_examples,
-        )
-        state, info = made.run(state, key, chosen, place)
-        if selector.listens:
-            loss = np.asarray(info.records().algorithm.loss)
-            seconds = info.steps.astype(float)
-            selected = selector.observe(selected, number, members, loss, seconds)
-        yield number, state, info
-    source.close()
+    try:
+        for number in range(total):
+            cohort, selected = selector.select(selected, number)
+            members = cohort.clients
+            count = sizes[members].astype(np.int64)
+            chosen = rounds_lib.Chosen(
+                members,
+                count if max_examples is None else np.minimum(count, max_examples),
+                rule.of(members, count),
+                rule.total,
+            )
+            place = visits.placed(
+                source.place,
+                words,
+                number,
+                members,
+                count,
+                starts=held.offsets[members],
+                limit=max_examples,
+            )
+            key = rounds_lib.round_key(public, number)
+            state, info = made.run(state, key, chosen, place)
+            if selector.listens:
+                loss = np.asarray(info.records().algorithm.loss)
+                seconds = info.steps.astype(float)
+                selected = selector.observe(selected, number, members, loss, seconds)
+            yield number, state, info
+    finally:
+        source.close()

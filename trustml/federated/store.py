@@ -84,10 +84,12 @@ def from_arrays(
         where some have no examples. Those of `clients`, sorted, where None.
 
     Raises:
-      ValueError: for columns of different lengths, a client that `client_keys` lacks,
-        a client of two persons, or times that cannot be ordered.
+      ValueError: for columns of different lengths, a row of no client (blank, NaN,
+        masked), a client that `client_keys` lacks, a client of two persons, or times
+        that cannot be ordered.
     """
     owners = _vector("clients", clients)
+    _check_named("clients", clients, owners)
     count = len(owners)
     _check_columns(columns, count)
     keys, code = _codes(owners, client_keys)
@@ -278,6 +280,24 @@ def _vector(field: str, values: Any, count: int | None = None) -> np.ndarray:
             "example."
         )
     return found
+
+
+def _check_named(field: str, given: Any, values: np.ndarray) -> None:
+    """Raises where a row is nobody's; all such rows would be one client's."""
+    gaps = np.ma.getmaskarray(given) if np.ma.isMaskedArray(given) else None
+    if gaps is None and values.dtype.kind == "f":
+        gaps = ~np.isfinite(values)
+    elif gaps is None and values.dtype.kind == "M":
+        gaps = np.isnat(values)
+    elif gaps is None and values.dtype.kind in "US":
+        gaps = np.char.str_len(np.char.strip(values)) == 0
+    if gaps is not None and gaps.any():
+        row = int(np.argmax(gaps))
+        value = "masked" if np.ma.isMaskedArray(given) else values[row].item()
+        bound = "says not whose the example is"
+        _validate.fail(
+            f"{field}[{row}]", value, bound, "name a client, or drop the row"
+        )
 
 
 def _check_columns(columns: Mapping[str, Any], count: int) -> None:

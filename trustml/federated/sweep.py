@@ -123,7 +123,10 @@ def make(
       backend: of `parallel.map_sum`.
     """
     _validate.integer_at_least("federated.capacity", capacity, 1)
-    _validate.integer_at_least("federated.window", window, 1)
+    _validate.integer_at_least("federated.window", window, 1, "64 is usual")
+    _validate.integer_at_least("federated.epochs", epochs, 1, "1 is usual")
+    _validate.integer_at_least("federated.steps", steps, 0, "0 makes whole epochs")
+    _validate.integer_at_least("federated.batch_size", batch_size, 1, "10 is usual")
     found = parallel.devices() if devices is None else devices
     pure = lanes_lib.make(
         program,

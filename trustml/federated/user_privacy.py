@@ -39,6 +39,7 @@ import numpy as np
 
 from trustml import _validate
 from trustml.federated import selection
+from trustml.federated.aggregation import link
 from trustml.privacy import accounting, calibration
 
 Relation = dp_accounting.NeighboringRelation
@@ -165,6 +166,59 @@ def check_claim(
         bound = f"has no guarantee: {claim.reason}"
         _validate.fail("selection", selector.name, bound, cure)
     return claim
+
+
+def check_users(user: np.ndarray | None) -> None:
+    """Raises where noise for one client is not noise for a person.
+
+    Args:
+      user: `ClientStore.user`; None where everybody is one client.
+
+    Raises:
+      ValueError: where a person has several clients.
+    """
+    if user is not None and len(np.unique(user)) < len(user):
+        bound = f"owns several of the {len(user)} clients, and noise is for one"
+        cure = "make one client of a person, or leave `user` out of the store"
+        _validate.fail("user", "a person", bound, cure)
+
+
+def of_release(
+    selector: selection.Selector,
+    state: selection.State,
+    release: link.Release,
+    rounds: int,
+) -> selection.Claim:
+    """The claim of a chain with noise (`Aggregator.release`) in a run.
+
+    Args:
+      selector: who draws the cohorts.
+      state: of it, with the sizes of the run.
+      release: what noise the chain adds.
+      rounds: of the run.
+
+    Raises:
+      ValueError: where the selector has no event, a chain is run for more rounds than
+        it was made for, or clients come back too soon for its noise.
+    """
+    claim = check_claim(selector, state, rounds, release.noise_multiplier)
+    if release.kind == "local":  # the server sees each report, and whose it is
+        return selection.unamplified(state, release.noise_multiplier, rounds)
+    if release.rounds is None:
+        return claim
+    if rounds > release.rounds:
+        bound = f"exceeds the {release.rounds} rounds that the noise is made for"
+        _validate.fail("rounds", rounds, bound, "make the chain for all rounds")
+    if selector.apart < (release.min_separation or 1):
+        bound = (
+            f"may ask a client again after {selector.apart} round(s); the noise is for "
+            f"{release.min_separation}"
+        )
+        cure = f"use selection.cyclic with bands={release.min_separation}"
+        _validate.fail("selection", selector.name, bound, cure)
+    gaussian = dp_accounting.GaussianDpEvent(release.noise_multiplier)
+    relation = Relation.REPLACE_SPECIAL
+    return selection.Claim(gaussian, relation, selection.ZERO_OUT, 1.0, False)
 
 
 def compose(

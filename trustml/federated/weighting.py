@@ -173,4 +173,9 @@ def _inverse(target: npt.ArrayLike, inclusion: npt.ArrayLike) -> np.ndarray:
         name, value = f"inclusion[{never[0]}]", float(p[never[0]])
         bound = f"is no chance, but the target is {wanted[never[0]]:.4g}"
         _validate.fail(name, value, bound, "give every client with a weight a chance")
+    beyond = np.flatnonzero(p > 1 + 1e-9)
+    if beyond.size:
+        name, value = f"inclusion[{beyond[0]}]", float(p[beyond[0]])
+        cure = "give chances, not counts of expected visits"
+        _validate.fail(name, value, "exceeds 1", cure)
     return np.divide(wanted, p, out=np.zeros(len(p)), where=p > 0)

@@ -65,6 +65,8 @@ class FederatedAlgorithm(NamedTuple):
       personal: (params, memory) -> the model that a client uses itself; None where it
         has none of its own.
       fair: whether the mean has to be uniform (each client the same weight).
+      reveals: what clients tell the server beside their messages, where no clipping and
+        no noise is; '' if nothing.
     """
 
     init: Callable[[Params], PyTree]
@@ -77,6 +79,7 @@ class FederatedAlgorithm(NamedTuple):
     given: PyTree = ()
     personal: Callable[[Params, PyTree], Params] | None = None
     fair: bool = False
+    reveals: str = ""
 
 
 class Record(NamedTuple):

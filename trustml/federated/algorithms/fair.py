@@ -199,6 +199,7 @@ def afl(
         first=mean_loss(loss),
         prepare=prepare,
         fair=True,
+        reveals="losses before they train",
     )
 
 

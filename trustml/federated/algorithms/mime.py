@@ -125,6 +125,7 @@ def mime(
         server_step,
         first=full_gradient(loss),
         prepare=lambda state, gathered: state._replace(gradient=gathered.message),
+        reveals="whole gradients before they train",
     )
 
 
