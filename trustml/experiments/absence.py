@@ -100,7 +100,9 @@ def make(config: specs.RunConfig) -> Absence:
 
     said = []
     if spec.availability:
-        said.append(f"clients are reachable as {model.name} says")
+        chance = f"clients are reachable with chance {spec.reachable:g}"
+        moves = f", which moves by {spec.swing:g} in days of {spec.day} rounds"
+        said.append(chance + (moves if spec.availability == "diurnal" else ""))
     if spec.dropout:
         said.append(f"{spec.dropout:.0%} of them fail after training")
     if policy.deadline is not None:
