@@ -227,6 +227,8 @@ def run_scene(name: str, spec, config, say) -> dict[str, Any]:
         )
     if importlib.util.find_spec("fedjax"):
         ways["fedjax"] = peers.fedjax(scene, config.learning_rate)
+    if importlib.util.find_spec("pfl") and spec.kind == "mlp":
+        ways["pfl"] = peers.pfl(scene, config.learning_rate)
     found = measure(ways, spec.rounds, config, say)
     best = min(m.seconds for n, m in found.items() if n.startswith("lanes_"))
     entry: dict[str, Any] = {
