@@ -230,6 +230,9 @@ def run_scene(name: str, spec, config, say) -> dict[str, Any]:
     if importlib.util.find_spec("pfl") and spec.kind == "mlp":
         ways["pfl"] = peers.pfl(scene, config.learning_rate)
     found = measure(ways, spec.rounds, config, say)
+    if importlib.util.find_spec("flwr") and spec.kind == "mlp":
+        seconds = peers.flower_seconds(spec, config.seed, config.learning_rate, 5)
+        found["flower"] = Measured(min(seconds), len(seconds))
     best = min(m.seconds for n, m in found.items() if n.startswith("lanes_"))
     entry: dict[str, Any] = {
         "spec": spec.to_dict(),

@@ -3,13 +3,22 @@
 None is needed by trustml, none is installed with it. fedjax 0.0.17 runs in the same
 process, with its `jit` backend; it was made for older JAX, and needs `jax.tree_map`
 renamed to `jax.tree_util.tree_map` and dm-haiku beside it. pfl 0.6.0 trains its own
-PyTorch model of the same layers, in one process, for the scenes with an MLP.
+PyTorch model of the same layers, in one process, and Flower 1.41 JAX's in as many Ray
+actors as there are cores, both for the scenes with an MLP. Of Flower what counts is the
+time from one aggregation to the next, without starting Ray.
 """
 
+import functools
 import itertools
+import json
+import os
+import time
 
 import jax
+import ml_collections
 import numpy as np
+
+from launch import bench_scenes
 
 
 def fedjax(scene, rate: float):
@@ -106,3 +115,83 @@ def pfl(scene, rate: float):
         )
 
     return run
+
+
+def flower_seconds(spec, seed: int, rate: float, rounds: int) -> list[float]:
+    """Seconds of each of Flower's rounds, from one aggregation to the next."""
+    import flwr
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
+    from flwr.simulation import run_simulation
+
+    named = json.dumps(spec.to_dict()), seed  # actors build the scene once each
+    scene = _scene(*named)
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(scene.params)]
+    ended: list[float] = []
+
+    class Client(flwr.client.NumPyClient):
+        def __init__(self, number):
+            self.number = number
+
+        def fit(self, parameters, config):
+            scene, step = _scene(*named), _sgd_step(*named, rate)
+            tree, size = jax.tree.structure(scene.params), scene.batch_size
+            params = jax.tree.unflatten(tree, parameters)
+            rows = np.arange(*scene.offsets[self.number : self.number + 2])
+            np.random.default_rng(0).shuffle(rows)
+            for begin in range(0, len(rows), size):
+                index = np.resize(rows[begin : begin + size], size)
+                batch = {name: x[index] for name, x in scene.columns.items()}
+                params = step(params, batch)
+            return [np.asarray(x) for x in jax.tree.leaves(params)], len(rows), {}
+
+    class Timed(flwr.server.strategy.FedAvg):
+        def aggregate_fit(self, server_round, results, failures):
+            found = super().aggregate_fit(server_round, results, failures)
+            ended.append(time.perf_counter())
+            return found
+
+    def client_fn(context):
+        return Client(int(context.node_config["partition-id"])).to_client()
+
+    def server_fn(context):
+        del context
+        strategy = Timed(
+            fraction_fit=1.0,
+            fraction_evaluate=0.0,
+            initial_parameters=flwr.common.ndarrays_to_parameters(leaves),
+        )
+        config = flwr.server.ServerConfig(num_rounds=rounds + 1)
+        return flwr.server.ServerAppComponents(strategy=strategy, config=config)
+
+    run_simulation(
+        server_app=ServerApp(server_fn=server_fn),
+        client_app=ClientApp(client_fn=client_fn),
+        num_supernodes=scene.cohorts.shape[1],
+        backend_config={
+            "client_resources": {"num_cpus": 1},
+            "init_args": {"num_cpus": os.cpu_count() or 1},
+        },
+    )
+    return np.diff(ended).tolist()
+
+
+@functools.cache
+def _scene(spec: str, seed: int) -> bench_scenes.Scene:
+    return bench_scenes.build(ml_collections.ConfigDict(json.loads(spec)), seed, 1)
+
+
+@functools.cache
+def _sgd_step(spec: str, seed: int, rate: float):
+    scene = _scene(spec, seed)
+
+    def mean(params, batch):
+        losses = jax.vmap(scene.loss, (None, 0, None))(params, batch, jax.random.key(0))
+        return losses.mean()
+
+    @jax.jit
+    def step(params, batch):
+        grads = jax.grad(mean)(params, batch)
+        return jax.tree.map(lambda p, g: p - rate * g, params, grads)
+
+    return step
