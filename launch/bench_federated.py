@@ -84,7 +84,8 @@ def ours(scene: bench_scenes.Scene, made: rounds.Rounds) -> Way:
     """Whole rounds in the lanes."""
     words = np.array([1, 2], np.uint32)
     data = jax.tree.map(jnp.asarray, scene.columns)
-    state = made.init(scene.params, rng.root(0))
+    root, key_of = rng.root(0), jax.jit(rounds.round_key)
+    state = made.init(scene.params, root)
 
     def run(count):
         nonlocal state
@@ -100,7 +101,7 @@ def ours(scene: bench_scenes.Scene, made: rounds.Rounds) -> Way:
                 return data, local
 
             chosen = rounds.Chosen(clients, sizes, sizes.astype(float))
-            state, _ = made.run(state, jax.random.key(number), chosen, place)
+            state, _ = made.run(state, key_of(root, number), chosen, place)
         return jax.block_until_ready(state.server)
 
     return run

@@ -194,7 +194,7 @@ def fit(
         selected = chosen_by.init(timeline.sizes(calendar, 0))
         selected = selected._replace(observed=kept["observed"] or None)
 
-    holding = _holding(calendar, held)
+    holding, key_of = _holding(calendar, held), jax.jit(rounds.round_key)
     # A run that was killed after its last round has none left.
     now = holding(min(first, total - 1) * calendar.periods // total)
     used: list[float] = []
@@ -234,9 +234,7 @@ def fit(
                 starts=now.starts[members],
                 limit=limit,
             )
-            state, info = made.run(
-                state, rounds.round_key(public, number), chosen, place
-            )
+            state, info = made.run(state, key_of(public, number), chosen, place)
             infos.append(info)
             used.append(info.utilization)
             taken[members[fate.heard]] += 1

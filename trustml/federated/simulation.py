@@ -103,8 +103,9 @@ def run(
     )
     selected = selector.init(sizes)
     state = made.init(params, noise)
+    public, key_of = rng.root(seed), jit(rounds_lib.round_key)
     first = _First(held, selector, selected, aggregator.rule, made, state, devices)
-    return _rounds(first, total, rng.root(seed), max_examples)
+    return _rounds(first, total, public, lambda n: key_of(public, n), max_examples)
 
 
 def promise(
@@ -157,7 +158,7 @@ class _First(NamedTuple):
     devices: list[jax.Device]
 
 
-def _rounds(first, total, public, max_examples):
+def _rounds(first, total, public, key_of, max_examples):
     held, selector, selected, rule, made, state, devices = first
     sizes = store.sizes(held)
     words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
@@ -182,8 +183,7 @@ def _rounds(first, total, public, max_examples):
                 starts=held.offsets[members],
                 limit=max_examples,
             )
-            key = rounds_lib.round_key(public, number)
-            state, info = made.run(state, key, chosen, place)
+            state, info = made.run(state, key_of(number), chosen, place)
             if selector.listens:
                 loss = np.asarray(info.records().algorithm.loss)
                 seconds = info.steps.astype(float)
