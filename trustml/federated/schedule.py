@@ -245,8 +245,8 @@ def windows(
       capacity: C, at least the clients of any device.
 
     Yields:
-      int32[D, S, L, B + 5], see `unpack`; and int32[W], where in the window the steps
-      of each width of the ladder end. The first W - 1 may be 0, and equal.
+      int32[D, S, L, B + 5], see `unpack`, of two steps where S is 1; and int32[W], where
+      in the window the steps of each width end. The first W - 1 may be 0, and equal.
     """
     lanes, devices = made.ladder[0], made.devices
     owner = np.repeat(np.arange(len(made.steps)), made.steps)
@@ -273,7 +273,10 @@ def windows(
     for begin in range(0, made.total, length):
         widths = made.widths[begin : begin + length]
         ends = (widths >= np.array(made.ladder)[:, None]).sum(1, dtype=np.int32)
-        yield full[:, begin : begin + length], ends
+        part = full[:, begin : begin + length]
+        if length == 1:  # looking up one of one step would be compiled to other bits
+            part = np.concatenate([part, part], axis=1)
+        yield part, ends
 
 
 def first_places(made: Schedule, capacity: int) -> np.ndarray:
