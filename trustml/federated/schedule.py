@@ -245,8 +245,8 @@ def windows(
       capacity: C, at least the clients of any device.
 
     Yields:
-      int32[D, S, L, B + 5], see `unpack`, of two steps where S is 1; and int32[W], where
-      in the window the steps of each width end. The first W - 1 may be 0, and equal.
+      int32[D, S, L, B + 5], see `unpack`, of two steps where S is 1; and int32[W],
+      where in the window the steps of each width end, which may be 0, and equal.
     """
     lanes, devices = made.ladder[0], made.devices
     owner = np.repeat(np.arange(len(made.steps)), made.steps)
