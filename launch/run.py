@@ -330,11 +330,14 @@ def one_line(error: BaseException) -> str:
 def _is_for_the_user(error: BaseException) -> bool:
     """Whether the error's own sentence says it all.
 
-    So for what the operating system refuses, and for a ValueError that was raised by a
-    line of this repository, not by a library that it called.
+    So for what the operating system refuses, for a device that failed, and for a
+    ValueError that was raised by a line of this repository, not by a library that it
+    called.
     """
     if isinstance(error, OSError):
         return True
+    if isinstance(error, RuntimeError):
+        return type(error).__name__ == "DeviceError"  # known without importing JAX
     frames = list(traceback.walk_tb(error.__traceback__))
     module = frames[-1][0].f_globals.get("__name__", "") if frames else ""
     return module.partition(".")[0] in ("trustml", "launch") or module == __name__
@@ -350,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = parse(argv)
         with explained(command.workdir):
             _execute(command)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         if "--debug" in argv or not _is_for_the_user(error):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)

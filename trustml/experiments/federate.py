@@ -27,6 +27,7 @@ from trustml.experiments import (
     absence,
     build,
     describe,
+    device_loss,
     federate_page,
     federation,
     finished,
@@ -120,6 +121,8 @@ def fit(
 
     Raises:
       ValueError: for whatever is out of bounds, before any round.
+      device_loss.DeviceError: a device failed; the last whole round is saved where it
+        can be read, and the newest checkpoint stands.
     """
     spec, total = config.federated, config.train.steps
     private = config.privacy.enabled
@@ -175,38 +178,42 @@ def fit(
     taken, tally = np.zeros(clients, np.int64), absence.nothing_yet()
     words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
 
-    template = {
-        "state": state,
-        "taken": taken,
-        "tally": tally,
-        "seed": seed,
-        "observed": _observed(selected),
-    }
-    found = saver.restore(template)
+    def kept():
+        return {
+            "state": state,
+            "taken": taken,
+            "tally": tally,
+            "seed": seed,
+            "observed": _observed(selected),
+        }
+
+    found = saver.restore(kept())
     first = 0
     if found is None:
-        saver.save(0, template)
+        saver.save(0, kept())
     else:
-        first, kept = found.step, found.state
-        state, taken, tally = kept["state"], kept["taken"], kept["tally"]
-        seed = kept["seed"]
+        first, old = found.step, found.state
+        state, taken, tally = old["state"], old["taken"], old["tally"]
+        seed = old["seed"]
         chosen_by = absent.selector(federation.selector(config, clients, seed))
         selected = chosen_by.init(timeline.sizes(calendar, 0))
-        selected = selected._replace(observed=kept["observed"] or None)
+        selected = selected._replace(observed=old["observed"] or None)
 
     holding, key_of = _holding(calendar, held), jax.jit(rounds.round_key)
     # A run that was killed after its last round has none left.
     now = holding(min(first, total - 1) * calendar.periods // total)
     used: list[float] = []
     infos: list[rounds.Info] = []
-    with writer_lib.Writer(
+    last: Any = first, kept()  # rounds done and what they left; None in between
+    out = writer_lib.Writer(
         workdir,
         total,
         quiet=quiet,
         resume_step=first if found else None,
         epsilon_budget=config.privacy.epsilon if private else None,
         name="federate",
-    ) as out:
+    )
+    with out, device_loss.explained(saver, "round", lambda: last):
         for number in range(first, total):
             if number == first or now.period != number * calendar.periods // total:
                 now = holding(number * calendar.periods // total)
@@ -235,6 +242,7 @@ def fit(
                 limit=limit,
             )
             state, info = made.run(state, key_of(public, number), chosen, place)
+            last = None
             infos.append(info)
             used.append(info.utilization)
             taken[members[fate.heard]] += 1
@@ -249,6 +257,7 @@ def fit(
                     loss_of[fate.heard],
                     fate.seconds[fate.heard],
                 )
+            last = done, kept()
             evaluated = loop.due(config.train.eval_every, done, total)
             if evaluated or loop.due(config.train.log_every, done, total):
                 row = _metrics(infos, chosen)
@@ -261,14 +270,7 @@ def fit(
                     row["nonprivate/valid_accuracy"] = float(right.mean())
                 out.write(done, row)
             if loop.due(config.train.checkpoint_every, done, total):
-                kept = {
-                    "state": state,
-                    "taken": taken,
-                    "tally": tally,
-                    "seed": seed,
-                    "observed": _observed(selected),
-                }
-                saver.save(done, kept)
+                saver.save(*last)
     source.close()
     selected = chosen_by.resize(
         selected, timeline.sizes(calendar, calendar.periods - 1)

@@ -19,7 +19,7 @@ from trustml import config as config_lib
 from trustml import task as task_lib
 from trustml import writer as writer_lib
 from trustml.data import datasets
-from trustml.experiments import build, evaluate, units
+from trustml.experiments import build, device_loss, evaluate, units
 from trustml.experiments import step as step_lib
 from trustml.privacy import plan as plan_lib
 
@@ -68,6 +68,7 @@ def fit(
     Raises:
       ValueError: for whatever is out of bounds, before any step.
       OSError: if the disk is full; the last checkpoint is intact.
+      device_loss.DeviceError: a device failed; so is it then.
     """
     ready = step_lib.prepare(config, data, task)
     state, sampler, plan, devices = (
@@ -104,7 +105,7 @@ def fit(
     total, every = config.train.steps, config.train
     each = units.examples_each(ready.columns)
     seconds: list[float] = []
-    with writer_lib.Writer(
+    out = writer_lib.Writer(
         workdir,
         total,
         quiet=quiet,
@@ -112,7 +113,9 @@ def fit(
         examples_per_step=sampler.expected_batch_size * each,
         epsilon_budget=config.privacy.epsilon if plan else None,
         name=name,
-    ) as out:
+    )
+    # The state is donated: what is whole when a device fails is on disk.
+    with out, device_loss.explained(saver, "step", lambda: None):
         clock = time.perf_counter()
         for done in range(first, total):
             counts: Any = None
