@@ -22,8 +22,11 @@ os.environ["MPLBACKEND"] = "Agg"
 _CACHE = tempfile.TemporaryDirectory(prefix="trustml-tests-")
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-for _name in ("JAX_COMPILATION_CACHE_DIR", "TRUSTML_CACHE"):
-    os.environ.pop(_name, None)
+os.environ.pop("TRUSTML_CACHE", None)
+# Workers of one run share what they compile; nothing outlives the run.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _COMPILED = tempfile.TemporaryDirectory(prefix="trustml-compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _COMPILED.name
 
 import beartype  # noqa: E402
 import hypothesis  # noqa: E402
@@ -45,6 +48,7 @@ hypothesis.settings.load_profile("trustml")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def pytest_collection_modifyitems(items):
