@@ -89,6 +89,10 @@ def _experiment(name: str) -> Callable[[specs.RunConfig, pathlib.Path], Any]:
         from trustml.experiments import selection_study
 
         return selection_study.run
+    if name == "prediction_sensitivity":
+        from trustml.experiments import prediction_sensitivity
+
+        return prediction_sensitivity.run
     raise ValueError(f"experiment={name!r} has no entry in launch/run.py.")
 
 

@@ -220,16 +220,7 @@ def frame(
         split: len(getattr(data, split)["label"])
         for split in ("train", "valid", "test")
     }
-    return {
-        "title": title,
-        "command": " ".join(["python -m launch.run", *sys.argv[1:]]),
-        "created": datetime.date.today().isoformat(),
-        "versions": _versions(),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "devices": ", ".join(str(d.device_kind) for d in jax.devices()),
-        },
+    return machine(title) | {
         "data": {
             "name": data.name,
             "source": data.source,
@@ -241,6 +232,21 @@ def frame(
         "task": {
             "model": config.model.name,
             "params": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)),
+        },
+    }
+
+
+def machine(title: str) -> dict[str, Any]:
+    """The parts of a report that say when, how and where it was made."""
+    return {
+        "title": title,
+        "command": " ".join(["python -m launch.run", *sys.argv[1:]]),
+        "created": datetime.date.today().isoformat(),
+        "versions": _versions(),
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "devices": ", ".join(str(d.device_kind) for d in jax.devices()),
         },
     }
 

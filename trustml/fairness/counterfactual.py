@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from trustml import _validate
 
@@ -47,7 +48,7 @@ def swap(tokens: Any, pairs: Any) -> tuple[jax.Array, jax.Array]:
 
     Args:
       tokens: int[..., T].
-      pairs: int[N, 2]; no token may be in two of them.
+      pairs: int[N, 2], known outside of jit; no token may be in two of them.
 
     Returns:
       (int[..., T], bool[...]: whether a token was exchanged).
@@ -55,18 +56,17 @@ def swap(tokens: Any, pairs: Any) -> tuple[jax.Array, jax.Array]:
     Raises:
       ValueError: a token has two partners.
     """
-    tokens, pairs = jnp.asarray(tokens), jnp.asarray(pairs)
+    tokens, pairs = jnp.asarray(tokens), np.asarray(pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         _validate.fail("pairs", f"array of shape {pairs.shape}", "must be int[N, 2]")
-    known = [int(x) for x in pairs.reshape(-1)]
+    known = pairs.reshape(-1).tolist()
     if len(set(known)) < len(known):
         twice = next(x for x in known if known.count(x) > 1)
         cure = "a swap is an involution only on a perfect matching"
         _validate.fail("pairs", twice, "has two partners", cure)
-    mine = jnp.concatenate([pairs[:, 0], pairs[:, 1]])
-    partner = jnp.concatenate([pairs[:, 1], pairs[:, 0]])
-    order = jnp.argsort(mine)
-    mine, partner = mine[order], partner[order]
+    mine, other = pairs.T.reshape(-1), pairs[:, ::-1].T.reshape(-1)
+    order = np.argsort(mine)
+    mine, partner = jnp.asarray(mine[order]), jnp.asarray(other[order])
     place = jnp.clip(jnp.searchsorted(mine, tokens), 0, mine.size - 1)
     hit = mine[place] == tokens
     other = partner[place].astype(tokens.dtype)

@@ -14,6 +14,7 @@ Example::
 
 from trustml.specs.canary import CanarySpec
 from trustml.specs.federated import FederatedSpec
+from trustml.specs.leak import LeakSpec
 from trustml.specs.privacy import PrivacySpec
 from trustml.specs.run import RunConfig
 from trustml.specs.sections import (
@@ -36,6 +37,7 @@ __all__ = [
     "CanarySpec",
     "DataSpec",
     "FederatedSpec",
+    "LeakSpec",
     "ModelSpec",
     "OptimizerSpec",
     "PrivacySpec",

@@ -5,6 +5,7 @@ import dataclasses
 from trustml import _validate
 from trustml.specs.canary import CanarySpec
 from trustml.specs.federated import FederatedSpec
+from trustml.specs.leak import LeakSpec
 from trustml.specs.privacy import PrivacySpec
 from trustml.specs.sections import (
     WITH_USERS,
@@ -24,6 +25,7 @@ EXPERIMENTS = (
     *("train", "trust_report", "compare"),
     *("membership", "canary_extraction", "audit"),
     *("federate", "centralised", "selection_study", "tune"),
+    *("prediction_sensitivity",),
 )
 _ALL_KINDS = ("federate", "centralised", "tune")  # for tags, spans and sentences, too
 
@@ -48,6 +50,7 @@ class RunConfig:
       federated: see `FederatedSpec`.
       selection: see `SelectionSpec`.
       tune: see `TuneSpec`.
+      leak: see `LeakSpec`.
     """
 
     experiment: str = "train"
@@ -65,6 +68,7 @@ class RunConfig:
     federated: FederatedSpec = dataclasses.field(default_factory=FederatedSpec)
     selection: SelectionSpec = dataclasses.field(default_factory=SelectionSpec)
     tune: TuneSpec = dataclasses.field(default_factory=TuneSpec)
+    leak: LeakSpec = dataclasses.field(default_factory=LeakSpec)
 
     def __post_init__(self):
         _validate.one_of("experiment", self.experiment, EXPERIMENTS)
