@@ -58,7 +58,9 @@ FAIRLEARN = {
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_equal_to_fairlearn_on_random_tables():
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("tables", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_equal_to_fairlearn_on_random_tables(tables):
     metrics = pytest.importorskip("fairlearn.metrics")
     ours = jax.jit(
         lambda cells: (
@@ -77,7 +79,7 @@ def test_equal_to_fairlearn_on_random_tables():
     )
     rng = np.random.default_rng(0)
     compared = 0
-    for _ in range(60):
+    for _ in range(tables):
         cells = binary(rng, 4, 30)
         group, label, guess = rows_of(cells)
         if not label.size or len(set(group)) < 2:
@@ -91,9 +93,16 @@ def test_equal_to_fairlearn_on_random_tables():
             wanted = peer(
                 label, guess, sensitive_features=group, method=method, **extra
             )
+            if name == "equalized_odds_ratio" and np.isnan(value):
+                parts = [
+                    gaps.ratio(jnp.asarray(cells), rate, method=method, empty="zero")
+                    for rate in ("tpr", "fpr")
+                ]
+                assert np.isnan(parts).any()  # 0/0, where fairlearn takes its pick
+                continue
             np.testing.assert_allclose(value, wanted, atol=1e-6, err_msg=str(cells))
             compared += 1
-    assert compared > 700
+    assert compared > 10 * tables
 
 
 def test_undefined_is_nan_with_its_reason():

@@ -128,6 +128,9 @@ def equalized_odds_ratio(
 ) -> jax.Array:
     """The smaller of the ratios of TPR and FPR, or (`agg='mean'`) their mean.
 
+    NaN where either is, as where all FPRs are 0 (fairlearn 0.15 then has NaN or the
+    other ratio, by which of the two it is).
+
     Args:
       cells: [G, 2, 2].
       agg: 'worst_case' or 'mean'.
