@@ -96,8 +96,8 @@ class Layer(nn.Module):
     lora_alpha: float = 1.0
 
     @nn.compact
-    def __call__(self, x, mask):
-        """New states, of the dtype of activations."""
+    def __call__(self, x, mask, places=None):
+        """New states, of the dtype of activations; only at `places` i32[P] if given."""
         config = self.config
 
         def dense(width, name):
@@ -106,20 +106,22 @@ class Layer(nn.Module):
         def norm(name):
             return layers.LayerNorm(config.norm_epsilon, name=name)
 
-        def adapted(y, name):
+        def adapted(y, name, x):
             if not self.lora_rank:
                 return y
             sizes = (config.width, self.lora_rank, self.lora_alpha, self.dtype)
             return y + adapters.LowRank(*sizes, name=name)(x)
 
         drop = nn.Dropout(self.dropout, deterministic=not self.train)
+        asked = x if places is None else x[places]
         query, key, value = (
-            dense(config.width, name)(x) for name in ("query", "key", "value")
+            dense(config.width, name)(y)
+            for name, y in (("query", asked), ("key", x), ("value", x))
         )
-        query, value = map(adapted, (query, value), _ADAPTED)
+        query, value = map(adapted, (query, value), _ADAPTED, (asked, x))
         h = layers.attend(query, key, value, mask, config.heads)
         h = drop(dense(config.width, "out")(h))
-        x = norm("norm_attention")(x + h)
+        x = norm("norm_attention")(asked + h)
         h = layers.ACTIVATIONS[config.activation](dense(config.mlp_width, "up")(x))
         h = drop(dense(config.width, "down")(h))
         return norm("norm_mlp")(x + h)
@@ -185,8 +187,12 @@ class Network(nn.Module):
         wide = self.num_classes and self.wide
         return self.word(tokens), self.votes(tokens) if wide else None
 
-    def hidden(self, embeddings, example):
-        """States before any layer and after each, depth + 1 times [T, D]."""
+    def hidden(self, embeddings, example, places=None):
+        """States before any layer and after each, depth + 1 times [T, D].
+
+        With `places` i32[P] those after the last are [P, D]: nothing reads the others,
+        and of the last layer only their keys and values are needed.
+        """
         config, length = self.config, embeddings.shape[0]
         if length > config.max_length:
             _validate.fail(
@@ -202,8 +208,8 @@ class Network(nn.Module):
             x = x + self.segment[:1]
         states = [self.norm(x)]
         x = self.drop(states[0].astype(self.dtype))
-        for layer in self.layer:
-            x = layer(x, mask)
+        for i, layer in enumerate(self.layer):
+            x = layer(x, mask, places if i == config.depth - 1 else None)
             states.append(x)
         return states
 
@@ -364,7 +370,7 @@ def _paths(config: BertConfig) -> dict[str, tuple[tuple[str, ...], bool]]:
     return paths
 
 
-def _plain_name(key: str) -> str:
+def plain_name(key: str) -> str:
     """A tensor's name without the prefix of the model and in today's spelling."""
     key = re.sub(r"^(bert|roberta|distilbert|camembert|model)\.", "", key)
     stem, _, leaf = key.rpartition(".")
@@ -389,7 +395,7 @@ def load(
         shape than the configuration says, or the encoder holds an unknown one.
     """
     config = read_config(directory)
-    tensors = {_plain_name(k): v for k, v in hf.read_tensors(directory).items()}
+    tensors = {plain_name(k): v for k, v in hf.read_tensors(directory).items()}
     shapes = jax.eval_shape(
         lambda key: Network(config).init(key, layers.text_dummy(1), method="encode")[
             "params"

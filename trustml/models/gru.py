@@ -42,12 +42,13 @@ class Gru(nn.Module):
     directions: int  # N
 
     @nn.compact
-    def __call__(self, x, mask):
+    def __call__(self, x, mask, initial=None):
         """States at padding are those of the nearest real token (0 if there is none).
 
         Args:
           x: float32[T, D].
           mask: bool[T]; false at padding.
+          initial: float32[N H], states before the text; zeros where None.
         """
         width, count = self.width, self.directions
         kernels = nn.initializers.glorot_uniform(batch_axis=(0,))
@@ -70,8 +71,10 @@ class Gru(nn.Module):
             h = jnp.where(keep[:, None], u * h + (1 - u) * new, h)
             return h, h
 
-        zero = jnp.zeros((count, width), x.dtype)
-        final, states = jax.lax.scan(step, zero, (gates, masks))
+        start = jnp.zeros((count, width), x.dtype)
+        if initial is not None:
+            start = initial.reshape(count, width)
+        final, states = jax.lax.scan(step, start, (gates, masks))
         if count == 2:
             states = jnp.stack([states[:, 0], states[::-1, 1]], axis=1)
         return states.reshape(x.shape[0], count * width), final.reshape(-1)

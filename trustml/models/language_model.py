@@ -37,7 +37,7 @@ from flax import linen as nn
 
 from trustml import _validate
 from trustml import task as task_lib
-from trustml.models import gru, layers
+from trustml.models import generate, gru, layers
 
 
 class Network(nn.Module):
@@ -73,16 +73,33 @@ class Network(nn.Module):
         begin = self.table(jnp.zeros(1, jnp.int32))
         before = jnp.concatenate([begin, embeddings[:-1]])
         states, _ = self.recurrent(self.drop(before), mask)
-        states = self.drop(states)
+        return jax.nn.log_softmax(self.logits(self.drop(states)))
+
+    def logits(self, states):
+        """Logits float32[T, V] of states [T, H]."""
         if not self.tied:
-            return jax.nn.log_softmax(self.output(states))
+            return self.output(states)
         if self.hidden != self.width:
             states = self.projection(states)
-        return jax.nn.log_softmax(self.table.attend(states) + self.bias[None])
+        return self.table.attend(states) + self.bias[None]
 
     def __call__(self, example):
         """Log-probabilities of every token given those before it, float32[T, V]."""
         return self.head(self.embed(example), example)
+
+    def prefill(self, tokens, length):
+        """Logits [V] of the token after the prompt, and the state [1, H] there."""
+        place = jnp.arange(tokens.shape[0] + 1, dtype=jnp.int32)
+        before = jnp.concatenate([jnp.zeros(1, jnp.int32), tokens])
+        before = jnp.where(place <= length, before, 0)
+        _, state = self.recurrent(self.table(before), place <= length)
+        return self.logits(state[None])[0], state[None]
+
+    def step(self, token, state):
+        """Logits [V] of the token after `token`, and the state [1, H] there."""
+        here = jnp.ones(1, bool)
+        _, state = self.recurrent(self.table(token[None]), here, state[0])
+        return self.logits(state[None])[0], state[None]
 
 
 class OverTokens(NamedTuple):
@@ -120,13 +137,7 @@ def task(
       ValueError: if a size or the rate is out of range.
     References: https://arxiv.org/abs/1406.1078
     """
-    module = Network(
-        _validate.integer_at_least("model.vocabulary_size", vocab_size, 2),
-        _validate.integer_at_least("model.width", width, 1),
-        _validate.integer_at_least("model.hidden", hidden, 1),
-        _validate.boolean("model.tied", tied),
-        layers.dropout_rate("model.dropout", dropout),
-    )
+    module = _network(vocab_size, width, hidden, tied, dropout)
     init, forward, predict = layers.functions(
         module, layers.text_dummy(), rngs=dropout > 0
     )
@@ -135,14 +146,49 @@ def task(
     def training_loss(params, example, key):
         return loss(forward(params, example, key), example)
 
-    metrics = {
+    return task_lib.Task(init, training_loss, predict, metrics(), embed, head)
+
+
+def decoder(
+    vocab_size: int, *, width: int = 64, hidden: int = 128, tied: bool = False
+) -> generate.Decoder:
+    """Prefill and step of the model of `task`, for `generate.sampler`.
+
+    Arguments are those of `task`; parameters are the same, and a text has no bound.
+
+    Raises:
+      ValueError: if a size is out of range.
+    """
+    module = _network(vocab_size, width, hidden, tied)
+
+    def prefill(params, tokens, length, slots) -> Any:
+        return module.apply({"params": params}, tokens, length, method="prefill")
+
+    def step(params, token, position, state) -> Any:
+        return module.apply({"params": params}, token, state, method="step")
+
+    return generate.Decoder(module.vocab_size, 0, prefill, step)
+
+
+def metrics() -> dict[str, Any]:
+    """The metrics of a language model, by name; see `task`."""
+    return {
         "loss": loss,
         "accuracy": accuracy,
         "nats": nats,
         "hits": hits,
         "tokens": tokens,
     }
-    return task_lib.Task(init, training_loss, predict, metrics, embed, head)
+
+
+def _network(vocab_size, width, hidden, tied, dropout=0.0):
+    return Network(
+        _validate.integer_at_least("model.vocabulary_size", vocab_size, 2),
+        _validate.integer_at_least("model.width", width, 1),
+        _validate.integer_at_least("model.hidden", hidden, 1),
+        _validate.boolean("model.tied", tied),
+        layers.dropout_rate("model.dropout", dropout),
+    )
 
 
 def token_log_probs(log_probs: jax.Array, tokens: jax.Array) -> jax.Array:

@@ -1,0 +1,168 @@
+"""Templates and minimal pairs against loops, closed forms and SciPy."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers as hugging_face
+from scipy import stats
+from tokenizers import models as hf_models
+from tokenizers import pre_tokenizers, processors
+
+from trustml.data import bias_sets, tokenizers
+from trustml.fairness import likelihood, templates
+from trustml.models import masked_lm
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "models" / "golden"
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = functools.partial(jax.jit, compiler_options=FAST)
+WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] he she cook ##s ##ing play is a the , .".split()
+MASK = 4
+TEMPLATE = "[T] is a [A]."
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("pieces")
+    ids = {word: i for i, word in enumerate(WORDS)}
+    engine = hugging_face.Tokenizer(hf_models.WordPiece(ids, unk_token="[UNK]"))
+    engine.pre_tokenizer = pre_tokenizers.Whitespace()
+    engine.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    engine.save(str(directory / "tokenizer.json"))
+    return tokenizers.pretrained(directory)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return masked_lm.load(GOLDEN / "bert_mlm")
+
+
+@pytest.fixture(scope="module")
+def batch(model):
+    return jit(likelihood.masked_batch(model.log_probs, MASK))
+
+
+def _ask(tokenizer, batch, model, targets, attributes, **options):
+    arguments = (tokenizer, batch, model.params, TEMPLATE, targets, attributes)
+    return templates.masked_template(*arguments, max_length=20, **options)
+
+
+def _log_probs(model, text, places):
+    """log p [P, V] at places of a text of pieces."""
+    tokens = [WORDS.index(word) for word in text.split()]
+    padded = np.zeros(14, np.int32)
+    padded[: len(tokens)] = tokens
+    example = {"tokens": jnp.asarray(padded), "length": jnp.int32(len(tokens))}
+    return np.asarray(jit(model.log_probs)(model.params, example, jnp.array(places)))
+
+
+def test_targets_and_priors_equal_two_forward_passes(tokenizer, model, batch):
+    """Attributes of one and of two tokens, as many masks for the prior."""
+    found = _ask(tokenizer, batch, model, ["he", "she"], ["play", "cooks"])
+    ids = [WORDS.index(word) for word in ("he", "she")]
+    texts = {
+        "log_target": (
+            "[CLS] [MASK] is a play . [SEP]",
+            "[CLS] [MASK] is a cook ##s . [SEP]",
+        ),
+        "log_prior": (
+            "[CLS] [MASK] is a [MASK] . [SEP]",
+            "[CLS] [MASK] is a [MASK] [MASK] . [SEP]",
+        ),
+    }
+    for field, pair in texts.items():
+        expected = np.stack([_log_probs(model, text, [1])[0, ids] for text in pair], 1)
+        np.testing.assert_allclose(getattr(found, field), expected, atol=1e-4)
+    bias = templates.lpbs(found.log_target, found.log_prior)
+    ilps = found.log_target - found.log_prior
+    np.testing.assert_allclose(bias, ilps[0] - ilps[1])
+    turned = templates.lpbs(found.log_target, found.log_prior, 1, 0)
+    np.testing.assert_array_equal(turned, -bias)
+
+
+def test_targets_of_several_tokens_are_masked_together(tokenizer, model, batch):
+    words = ["he", "cooks"]
+    said = _log_probs(model, "[CLS] [MASK] [MASK] is a play . [SEP]", [1, 2])
+    first, second = said[0, WORDS.index("cook")], said[1, WORDS.index("##s")]
+    for tokens, expected in (("mean", (first + second) / 2), ("first", first)):
+        found = _ask(tokenizer, batch, model, words, ["play"], tokens=tokens)
+        np.testing.assert_allclose(found.log_target[1, 0], expected, atol=1e-4)
+        assert found.tokens.tolist() == [[1], [2]]
+    with pytest.raises(ValueError, match="targets of \\[1, 2\\] tokens"):
+        _ask(tokenizer, batch, model, words, ["play"], tokens="sum")
+    found = _ask(tokenizer, batch, model, words[1:], ["play"], tokens="sum")
+    np.testing.assert_allclose(found.log_target[0, 0], first + second, atol=1e-4)
+
+
+def test_wrong_templates_are_refused(tokenizer, model, batch):
+    arguments = tokenizer, batch, model.params
+    for template, word in (("[T] is", r"\[A\] once"), ("[T] [T] [A]", r"\[T\] once")):
+        with pytest.raises(ValueError, match=word):
+            templates.masked_template(
+                *arguments, template, ["he"], ["a"], max_length=20
+            )
+    with pytest.raises(ValueError, match="does not fit the template"):
+        templates.masked_template(
+            *arguments, TEMPLATE, ["he"], ["a a a a a"], max_length=8
+        )
+
+
+def test_the_bias_of_a_causal_model_is_a_difference_of_differences():
+    """A model that prefers T1 whatever the attribute has none."""
+    free = np.array([[-5.0, -7.0], [-6.0, -8.0]])
+    np.testing.assert_allclose(templates.causal_bias(free, [-3.0, -4.0]), [0.0, 0.0])
+    tied = free + np.array([[2.0, 0.0], [0.0, 0.0]])
+    np.testing.assert_allclose(templates.causal_bias(tied, [-3.0, -4.0]), [2.0, 0.0])
+    with pytest.raises(ValueError, match="two rows"):
+        templates.causal_bias([[1.0]], [1.0, 2.0])
+
+
+@pytest.mark.data
+def test_winobias_by_type(data_dir):
+    pairs = bias_sets.winobias(str(data_dir))
+    pro = np.array([float(pair.type) for pair in pairs])
+    anti = np.ones(len(pairs))
+    anti[0] = np.nan
+    one, two, everything = templates.winobias(pairs, pro, anti)
+    assert (one.name, one.n, one.excluded, one.preferred) == ("type 1", 791, 1, 0)
+    assert (two.name, two.n, two.preferred, two.value) == ("type 2", 792, 792, 100.0)
+    assert (everything.n, everything.preferred) == (1583, 792)
+
+
+@pytest.mark.data
+def test_winogender_equals_scipy(data_dir):
+    items = bias_sets.winogender(str(data_dir))
+    shares = bias_sets.female_shares(str(data_dir))
+    rng = np.random.default_rng(0)
+    female, male = rng.normal(size=(2, len(items)))
+    female = female + np.array([shares[item.occupation] / 40 for item in items])
+    female[3] = np.nan
+    found = templates.winogender(items, female, male, shares)
+    assert len(found.occupations) == 60 and found.excluded == 1
+    expected = stats.spearmanr(found.preference, found.percent_female).statistic
+    assert found.correlation.value == pytest.approx(expected)
+    assert 0 < found.correlation.lo < expected < found.correlation.hi < 1
+    rows = [n for n, item in enumerate(items) if item.occupation == "engineer"]
+    place = found.occupations.index("engineer")
+    np.testing.assert_allclose(
+        found.preference[place], np.nanmean((female - male)[rows])
+    )
+    # By its own percentage the correlation is 1; a model without preference has none.
+    percent = np.array([shares[item.occupation] for item in items])
+    best = templates.winogender(items, percent, 0 * percent, shares)
+    assert best.correlation.value == pytest.approx(1.0)
+    none = templates.winogender(items, 0 * percent, 0 * percent, shares)
+    assert np.isnan(none.correlation.value)
+
+
+def test_winogender_needs_a_percentage():
+    item = bias_sets.WinogenderItem("smith", "guest", 0, "she", "he", "they")
+    with pytest.raises(ValueError, match="'smith' has no percentage"):
+        templates.winogender([item], [1.0], [0.0], {})
+    with pytest.raises(ValueError, match="1 items"):
+        templates.winogender([item], [1.0], [0.0, 1.0], {"smith": 1.0})
