@@ -1,23 +1,39 @@
-"""Fairness: measure who a model serves worse, with honest intervals.
+"""Fairness: measure whom a model serves worse, exactly, and say how sure that is.
+
+Counts first. One tensor `cells[group, label, guess]` holds everything that group
+metrics need; it is filled by a scatter-add, merged by `+` over batches, devices and
+clients, and bootstrapped without a row being touched.
 
 Names to know:
 
-- `groups.accuracy_by(correct, group)`: accuracy per group with counts, intervals,
-  flags for small groups, and the gap best - worst beside its noise floor.
-
-Everything is float64 NumPy and SciPy on the host: counts in, plain numbers out. No
-model and no other pillar is imported; an experiment brings the arrays.
+- `counts.count`, `rates.rate`, `gaps.demographic_parity_difference` and its kin: group
+  metrics; undefined is NaN with the reason, never 0.
+- `intervals.ci`, `floors.floor`: an interval for anything computed from counts, and how
+  large a gap is where groups do not matter. Largest gaps and ratios: `contrasts`.
+- `ranking.auc_bias`: Subgroup, BPSN and BNSP AUC of many identities in one pass.
+- `sensitivity.prediction_sensitivity`: how far protected directions move a prediction,
+  by VJPs and JVPs; `counterfactual.gap` is its baseline.
+- `association.weat`, `association.seat`, `ceat.ceat`: association tests.
+- `likelihood`: scores of sentences under causal and masked models; on them
+  `stereoset`, `crows_pairs`, `bbq`, `templates`.
+- `polarity`: whom generated texts are about; `agreement`: do measures agree?
+- `groups.accuracy_by`: accuracy per group for a report, on plain arrays.
 
 Example::
 
-    from trustml.fairness import groups
+    from trustml.fairness import counts, gaps, intervals, rates
 
-    result = groups.accuracy_by(predicted == label, label, names=label_names)
-    for rate in result.rates:
-        print(f'{rate.name:20s} {rate.value:.3f} [{rate.lo:.3f}, {rate.hi:.3f}]')
-    print(f'gap {result.gap.value:.3f}, by chance {result.gap.floor_95:.3f}')
+    cells = counts.count(group, label, guess, groups=4).cells
+
+    def measure(cells):
+        return {'tpr': rates.tpr(cells), 'gap': gaps.difference(cells, 'tpr')}
+
+    found = intervals.ci(jax.random.key(0), cells, measure)
+    found['gap'].value, found['gap'].lo, found['gap'].hi
 
 Reading a gap: `max - min` over groups is never negative, so it is above zero even when
-all groups are served alike. It means something only beside `gap.floor_95`, the 95%
-quantile of the same figure when group labels are shuffled.
+all groups are served alike. It means something only beside its noise floor. And a
+signed difference has a convention: `gaps` says whose.
+
+No other pillar is imported; an experiment brings the arrays.
 """

@@ -2,8 +2,9 @@
 
 One person changes one cell by 1: cells with Gaussian noise of deviation s are a
 Gaussian mechanism with noise multiplier s (adding or removing a person); the experiment
-accounts for it, with `counts.SENSITIVITY`. What follows is post-processing: noised cells
-are clipped at 0, and an interval must hold both how people were drawn and the noise:
+accounts for it, with `counts.SENSITIVITY`. What follows is post-processing: noised
+cells are clipped at 0, and an interval must hold both how people were drawn and the
+noise:
 
     cells*_r = clip(Multinomial(n, noised / n) + Normal(0, s^2)),  theta*_r = measure
 

