@@ -44,7 +44,8 @@ def test_golden_ends_of_compas(data_dir):
     close(found["fpr"].value, 0.213925, atol=1e-6)
     close([found["fpr"].lo, found["fpr"].hi], [0.1823, 0.2453])
     close(found["fpr"].se, 0.01610, atol=3e-4)
-    close([found["selection"].lo, found["selection"].hi], [0.2155, 0.2668])
+    # By the delta method .2402 -+ 1.96 * .01257.
+    close([found["selection"].lo, found["selection"].hi], [0.2155, 0.2648])
     assert not found["fpr"].flagged and found["fpr"].n_undefined == 0
     # The same ends, drawing all margins.
     free = intervals.ci(jax.random.key(1), cells, both, replicates=20_000)

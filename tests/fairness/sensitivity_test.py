@@ -170,6 +170,17 @@ def test_padding_counts_for_nothing_whatever_it_holds():
     assert of_status(params, one, words)[4] == 0
 
 
+def test_special_tokens_are_in_no_share(double):
+    # The first token moves the prediction, but is no word.
+    task, params, one, words, v = setting()
+    words = words.at[0].set(False)
+    _, j = jacobian(task, params, one)
+    size = jnp.abs(j[2]) * words[:, None].astype(v.dtype)
+    found = sensitivity.prediction_sensitivity(task, w="target")(params, one, v, words)
+    np.testing.assert_allclose(found.share, (size * v).sum() / size.sum(), rtol=1e-10)
+    assert found.tokens[0] == 0
+
+
 @pytest.mark.parametrize("how", ["l1", "l2", "none"])
 def test_directions_are_the_normalised_gradient_of_the_margin(double, how):
     task, params, one, words, _ = setting()
