@@ -61,7 +61,7 @@ def test_golden_noise_floor_of_compas(data_dir):
     # 5 standard errors of a mean with deviation 0.08; of a quantile about thrice that.
     np.testing.assert_allclose(found.mean, 0.152, atol=4e-3)
     np.testing.assert_allclose(found.high, 0.299, atol=1.2e-2)
-    assert found.p_value == pytest.approx(1 / 10_001, rel=1e-3)
+    assert 1 / 10_001 <= found.p_value < 0.01
 
 
 def test_shuffles_keep_every_margin_and_have_the_law_of_permuted_rows():
