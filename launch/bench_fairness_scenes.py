@@ -66,7 +66,7 @@ def bootstrap_rows(compare: Callable[..., Any]) -> Iterator[Any]:
 def sensitivity_rows(compare: Callable[..., Any]) -> Iterator[Any]:
     """One-hot w and signed J, beside the full Jacobian."""
     batch, length, width, classes = 32, 64, 256, 28
-    task = transformer.classifier(
+    task: Any = transformer.classifier(
         1000, classes, max_length=length, width=width, depth=4, heads=4, dropout=0.0
     )
     params = task.init(jax.random.key(0))
@@ -88,7 +88,7 @@ def sensitivity_rows(compare: Callable[..., Any]) -> Iterator[Any]:
 
         return jax.vmap(one)(examples, v)
 
-    naive = jax.jit(full).lower(params, examples, v).compile()
+    naive: Any = jax.jit(full).lower(params, examples, v).compile()
     for n, form in enumerate(("abs", "signed")):
         measure = sensitivity.prediction_sensitivity(task, form=form, w="target")
 
@@ -101,7 +101,7 @@ def sensitivity_rows(compare: Callable[..., Any]) -> Iterator[Any]:
 
         # Another function, or what `compare` compiles would be there already.
         again = lambda *of, ours=ours: ours(*of)  # noqa: E731
-        made = jax.jit(again).lower(params, examples, v).compile()
+        made: Any = jax.jit(again).lower(params, examples, v).compile()
         flops = made.cost_analysis()["flops"] / naive.cost_analysis()["flops"]
         memory = (
             made.memory_analysis().temp_size_in_bytes

@@ -93,6 +93,14 @@ def _experiment(name: str) -> Callable[[specs.RunConfig, pathlib.Path], Any]:
         from trustml.experiments import prediction_sensitivity
 
         return prediction_sensitivity.run
+    if name == "intrinsic_extrinsic":
+        from trustml.experiments import intrinsic_extrinsic
+
+        return intrinsic_extrinsic.run
+    if name == "fairness":
+        from trustml.experiments import fairness
+
+        return fairness.run
     raise ValueError(f"experiment={name!r} has no entry in launch/run.py.")
 
 

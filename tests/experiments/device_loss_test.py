@@ -89,6 +89,34 @@ def test_bugs_are_no_lost_devices(tmp_path):
             raise RuntimeError("mine")
 
 
+def test_an_evaluation_that_fails_is_made_up_for(tmp_path, monkeypatch):
+    run = federate_test.config(train__steps=4, train__eval_every=4)
+    data = build.dataset(run)
+    task = build.task(run, data)
+    whole = federate.fit(run, data, task, tmp_path / "whole", quiet=True)
+
+    def broken(*args):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    measure = federate.scores.per_example
+    monkeypatch.setattr(federate.scores, "per_example", broken)
+    with pytest.raises(device_loss.DeviceError, match="free memory"):
+        federate.fit(run, data, task, tmp_path / "cut", quiet=True)
+    monkeypatch.setattr(federate.scores, "per_example", measure)
+    again = federate.fit(run, data, task, tmp_path / "cut", quiet=True)
+    assert again.rows == whole.rows and weights(again) == weights(whole)
+
+
+@pytest.mark.parametrize(
+    "text", ["INVALID_ARGUMENT: shapes", "INTERNAL: CpuCallback error: ValueError: x"]
+)
+def test_errors_of_the_program_keep_their_traceback(tmp_path, text):
+    saver = checkpoint.Checkpointer(tmp_path)
+    with pytest.raises(jax.errors.JaxRuntimeError, match=text[:8]):
+        with device_loss.explained(saver, "round", lambda: None):
+            raise jax.errors.JaxRuntimeError(text)
+
+
 def test_the_launcher_prints_the_sentence(tmp_path, capsys, monkeypatch):
     run = federate_test.config()
     monkeypatch.setattr(launcher, "parse", lambda _: launcher.Command(run, tmp_path))

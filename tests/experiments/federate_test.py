@@ -127,6 +127,22 @@ def test_a_killed_run_goes_on_to_the_bit(tmp_path, changed, monkeypatch):
     assert again.rows == whole.rows
 
 
+@pytest.mark.parametrize("weighting", ["uniform", "capped", "horvitz_thompson"])
+def test_a_private_run_chooses_its_lanes(tmp_path, weighting):
+    # As `configs/federated.py:private` does; the probe meets the chain with its noise.
+    run = config(
+        federated__lanes=0,
+        federated__weighting=weighting,
+        privacy__enabled=True,
+        privacy__noise_multiplier=0.8,
+        privacy__noise_seed=3,
+        train__steps=2,
+    )
+    data = build.dataset(run)
+    found = federate.fit(run, data, build.task(run, data), tmp_path, quiet=True)
+    assert found.rounds == 2 and np.isfinite(found.privacy.epsilon_as_run)
+
+
 def test_who_is_absent_is_counted_and_told(tmp_path):
     run = config(
         federated__availability="bernoulli",
@@ -282,6 +298,16 @@ REFUSED = {
         },
         "optimizer.name='adam'",
     ),
+    "exact sums under privacy": (
+        {
+            "privacy__enabled": True,
+            "privacy__noise_multiplier": 1.0,
+            "federated__weighting": "uniform",
+            "federated__exact": True,
+            "federated__group": 1,
+        },
+        "federated.exact=True rounds messages after",
+    ),
     "exact without a group": ({"federated__exact": True}, "federated.group=0"),
 }
 
@@ -311,3 +337,9 @@ def test_examples_of_a_client_arrive_in_no_order_of_labels():
         assert (np.diff(part) > 0).mean() < 0.75
     np.testing.assert_array_equal(order, federation.arrival(offsets, 0))
     assert (order != federation.arrival(offsets, 1)).any()
+
+
+def test_more_periods_than_rounds_are_refused():
+    said = r"federated.periods=7 must be <= train.steps=6, the rounds there are"
+    with pytest.raises(ValueError, match=said):
+        config(federated__periods=7, federated__storage=20)

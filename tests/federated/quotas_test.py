@@ -51,3 +51,23 @@ def test_a_trace_counts_how_often_a_client_occurs():
         assert claim.event == dp_accounting.SelfComposedDpEvent(gaussian, often)
     empty = quotas.trace([[]])
     assert "no client" in empty.event(empty.init(SIZES), 1.3, 1).reason
+
+
+def test_a_trace_claims_the_rounds_in_which_a_client_comes_most_often():
+    # Rounds 3 to 5 hear client 3 each time, and may be those that are claimed for.
+    selector = quotas.trace([[0], [1], [2], [3], [3], [3]])
+    state = selector.init(np.full(4, 5))
+    for rounds, often in ((1, 1), (2, 2), (3, 3), (6, 3)):
+        claim = selector.event(state, 1.0, rounds)
+        assert claim.event.count == often
+    rng = np.random.default_rng(0)
+    lists = [rng.choice(6, rng.integers(0, 4), replace=False) for _ in range(20)]
+    selector = quotas.trace(lists)
+    state = selector.init(np.full(6, 5))
+    for rounds in (1, 4, 20):
+        most = max(
+            np.bincount(np.concatenate(lists[at : at + rounds]).astype(int)).max()
+            for at in range(21 - rounds)
+            if sum(map(len, lists[at : at + rounds]))
+        )
+        assert selector.event(state, 1.0, rounds).event.count == most

@@ -12,9 +12,9 @@ from scipy import stats
 from tests.federated import worlds
 from trustml import rng
 from trustml.federated import rounds, weighting
-from trustml.federated.aggregation import chain, clipping, dp
+from trustml.federated.aggregation import chain, clipping, dp, secure
 from trustml.federated.aggregation import weighting as links
-from trustml.federated.algorithms import averaging, fair, mime
+from trustml.federated.algorithms import averaging, clusters, control, fair, mime
 
 
 def test_weights_or_totals_that_the_noise_is_not_made_for_are_refused():
@@ -69,6 +69,26 @@ def test_weights_of_zero_for_everybody_are_refused():
 
 
 @pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"numbers": np.array([0, 1, 2, 4])}, "numbers=4 is none of the 4 clients"),
+        ({"numbers": np.array([0, 1, 1, 2])}, "holds a client twice, and the noise"),
+        ({"weights": np.ones(1)}, r"weights='array of shape \(1,\)' must be one for"),
+        ({"sizes": np.full(3, 5)}, r"sizes='array of shape \(3,\)' must be one for"),
+    ],
+)
+def test_cohorts_that_are_none_are_refused(changed, said):
+    links_ = clipping.clip(1.0), links.of(weighting.mean(4)), dp.central(1.0)
+    algorithm = averaging.fedavg(worlds.loss, optax.sgd(0.1), optax.sgd(1.0))
+    settings = rounds.Settings(jit=jax.jit, lanes=1, batch_size=5, capacity=4)
+    made = rounds.make(algorithm, chain.chain(*links_), population=4, settings=settings)
+    state = made.init(worlds.make([5] * 4).params, rng.root(0))
+    chosen = rounds.Chosen(np.arange(4), np.full(4, 5), np.ones(4), 4.0)
+    with pytest.raises(ValueError, match=said):
+        made.run(state, jax.random.key(0), chosen._replace(**changed), None)
+
+
+@pytest.mark.parametrize(
     "algorithm",
     [
         mime.mime(worlds.loss, optax.sgd(0.1), optax.sgd(1.0)),
@@ -79,15 +99,111 @@ def test_weights_of_zero_for_everybody_are_refused():
             domains=np.arange(4),
             learning_rate=0.1,
         ),
+        control.scaffold(worlds.loss, learning_rate=0.1, server=optax.sgd(1.0)),
+        control.feddyn(worlds.loss, optax.sgd(0.1), alpha=0.1),
+        clusters.ifca(worlds.loss, optax.sgd(0.1), optax.sgd(1.0), models=2),
     ],
-    ids=["mime", "afl"],
+    ids=["mime", "afl", "scaffold", "feddyn", "ifca"],
 )
 def test_noise_covers_all_that_the_server_is_told(algorithm):
     links_ = clipping.clip(1.0), links.of(weighting.mean(4)), dp.central(1.0)
     settings = rounds.Settings(jit=jax.jit, lanes=1, batch_size=5, capacity=4)
-    with pytest.raises(ValueError, match="which the noise does not cover"):
+    with pytest.raises(ValueError, match="exact .*, which a chain with noise does not"):
         rounds.make(algorithm, chain.chain(*links_), population=4, settings=settings)
     rounds.make(algorithm, chain.chain(), population=4, settings=settings)
+
+
+def _displaced(exact, aggregator, size):
+    """How far one client, pulling at all coordinates alike, moves a model from 0."""
+
+    def loss(params, row, key):
+        del key
+        return -jnp.vdot(params, row["x"])
+
+    made = rounds.make(
+        averaging.fedavg(loss, optax.sgd(1.0), optax.sgd(1.0)),
+        aggregator,
+        population=1,
+        settings=rounds.Settings(
+            jit=jax.jit,
+            lanes=1,
+            batch_size=1,
+            capacity=1,
+            group=1,
+            exact=exact,
+            devices=jax.devices()[:1],
+        ),
+    )
+    chosen = rounds.Chosen(np.arange(1), np.ones(1, int), np.ones(1), 1.0)
+    rows = {"x": jnp.ones((1, size))}
+    state, _ = made.run(
+        made.init(jnp.zeros(size), rng.root(0)),
+        jax.random.key(0),
+        chosen,
+        lambda handed: (rows, np.zeros(handed.sum(), np.int32)),
+    )
+    return float(np.linalg.norm(np.asarray(state.server.params, np.float64)))
+
+
+def test_exact_sums_would_move_by_more_than_declared_and_get_no_noise():
+    size = 10_000
+    # Each coordinate of a clipped message is 0.501 gamma, and rounds to gamma.
+    most = 0.501 * rounds.Settings(jax.jit, 1, 1, 1).gamma * size**0.5
+    parts = clipping.clip(most), links.of(weighting.mean(1))
+    assert _displaced(False, chain.chain(*parts), size) <= most * (1 + 1e-4)
+    assert _displaced(True, chain.chain(*parts), size) > 1.9 * most
+    noisy = chain.chain(*parts, dp.central(1.0))
+    with pytest.raises(ValueError, match=r"federated.exact=True .*; set it to False"):
+        _displaced(True, noisy, size)
+
+
+def test_exact_rounds_take_noise_where_the_sum_is_made_elsewhere():
+    size = 16
+    parts = (
+        clipping.clip(1.0),
+        links.of(weighting.mean(1)),
+        secure.modular_sum(2.0**-16, max_clients=4, size=size),
+        dp.discrete(1e-3, size=size),
+    )
+    assert 0.9 < _displaced(True, chain.chain(*parts), size) < 1.1
+
+
+def test_clients_without_examples_are_neither_dropouts_nor_counted():
+    world = worlds.make([5, 0] * 4)
+    size = sum(leaf.size for leaf in jax.tree.leaves(world.params))
+    lattice = secure.modular_sum(2.0**-20, max_clients=8, size=size)
+    counting = averaging.fedavg(worlds.loss, optax.sgd(0.1), optax.sgd(1.0))
+
+    def server(state, gathered):
+        clients = gathered.clients.astype(jnp.int32)
+        return counting.server(state, gathered)._replace(round=clients)
+
+    arrived = np.arange(8) != 2  # one of the four with examples is not heard
+    models = []
+    for parts in ((clipping.clip(1.0),), (clipping.clip(1.0), lattice)):
+        made = rounds.make(
+            counting._replace(server=server),
+            chain.chain(*parts),
+            population=8,
+            settings=rounds.Settings(
+                jit=jax.jit,
+                lanes=2,
+                batch_size=5,
+                capacity=8,
+                devices=jax.devices()[:1],
+            ),
+        )
+        state, info = made.run(
+            made.init(world.params, rng.root(0)),
+            jax.random.key(0),
+            rounds.Chosen(np.arange(8), world.sizes, np.ones(8), arrived=arrived),
+            lambda _: (jax.tree.map(jnp.asarray, world.data), np.arange(20)),
+        )
+        assert not bool(info.aggregate.aborted)
+        assert int(state.server.round) == 3
+        models.append(state.server.params)
+    # Rounding to 2^-20 moves each of three messages by half of that.
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2.0**-20), *models)
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,11 @@ def test_the_digest_tells_any_change():
         pytest.param({"columns": {"a.b": np.arange(6)}}, "'a.b'", id="name"),
         pytest.param({"columns": {"x": [[]] + [0] * 5}}, "ragged", id="uneven"),
         pytest.param({"columns": {"x": np.array([None] * 6)}}, "array", id="object"),
-        pytest.param({"time": [1.0, np.nan, 0, 0, 0, 0]}, "NaN", id="nan-time"),
+        pytest.param(
+            {"time": [1.0, np.nan, 0, 0, 0, 0]},
+            "has no place in an order",
+            id="nan-time",
+        ),
         pytest.param({"time": [1, 2]}, "time has 2", id="time-length"),
         pytest.param({"user": [0, 1, 2, 1, 1, 0]}, "two users", id="two-users"),
         pytest.param({"client_keys": ["a", "b"]}, "'c'", id="unknown-client"),
@@ -293,3 +297,19 @@ def test_memory_hardly_grows_with_clients(tmp_path, clients):
 def test_a_row_of_nobody_is_refused(clients, words):
     with pytest.raises(ValueError, match=words + " says not whose"):
         store.from_arrays({"x": np.zeros(3)}, clients)
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("time", np.array(["2026-01-01", "NaT", "2026-01-02"], "M8[D]")),
+        ("time", np.ma.array([1, 2, 3], mask=[False, True, False])),
+        ("time", np.array([1.0, np.nan, 2.0])),
+        ("user", np.array(["a", " ", "a"])),
+    ],
+)
+def test_times_without_a_place_and_nameless_persons_are_refused(field, values):
+    with pytest.raises(ValueError, match=rf"{field}\[1\]="):
+        store.from_arrays(
+            {"x": np.arange(3)}, clients=np.array([0, 0, 1]), **{field: values}
+        )

@@ -10,7 +10,9 @@ from trustml.federated import (
     quotas,
     selection,
     user_privacy,
+    weighting,
 )
+from trustml.federated.aggregation import link
 
 SPECIAL = dp_accounting.NeighboringRelation.REPLACE_SPECIAL
 SIZES = 1 + np.random.default_rng(0).lognormal(2.0, 1.0, 400).astype(np.int64)
@@ -146,3 +148,45 @@ def test_what_if_is_named_so_and_agrees_with_the_run_it_supposes():
 def test_a_delta_of_zero_is_refused():
     with pytest.raises(ValueError, match="privacy.delta=0.0"):
         user_privacy.account(selection.NoEvent(""), delta=0.0)
+
+
+def sized_coins(seed=0):
+    return selection.poisson(probabilities.log(), 12, p_max=0.3, scale=0.08, seed=seed)
+
+
+def test_private_sizes_are_claimed_only_where_nothing_else_knows_them():
+    # Removing a client rescales the weights of data shares: zero-out alone is left.
+    sizes = np.arange(1, 61)
+    selector = sized_coins()
+    state = selector.init(sizes)
+    p = selector.inclusion(state)
+    rules = {
+        "fixed": weighting.mean(12.0),
+        "shares": weighting.horvitz_thompson(weighting.data_share(sizes), p),
+        "capped": weighting.capped_data(20.0, sizes, p),
+    }
+    release = link.Release("gaussian", 2.0, 1.0)
+    for name, rule in rules.items():
+        claim = user_privacy.of_release(selector, state, release, 5, fixed=rule.fixed)
+        wanted = selection.ADD_REMOVE if name == "fixed" else selection.ZERO_OUT
+        assert claim.adjacency == wanted
+        found = user_privacy.account(claim, delta=1e-3)
+        assert found.relation == claim.relation and np.isfinite(found.epsilon_as_run)
+    one = sizes[:-1]
+    fewer = weighting.data_share(one)[0] - weighting.data_share(sizes)[0]
+    assert fewer > 0  # what the claim would have missed
+
+
+def test_discrete_noise_is_accounted_by_rdp():
+    selector = sized_coins()
+    state = selector.init(np.arange(1, 61))
+    release = link.Release("discrete", 1.0, 1.0)
+    claim = user_privacy.of_release(selector, state, release, 10)
+    rdp = user_privacy.account(claim, delta=1e-3, accountant="rdp").epsilon_as_run
+    gaussian = user_privacy.of_release(
+        selector, state, release._replace(kind="gaussian"), 10
+    )
+    tight = user_privacy.account(gaussian, delta=1e-3).epsilon_as_run
+    assert rdp > 1.02 * tight
+    with pytest.raises(ValueError, match="rdp"):
+        user_privacy.account(claim, delta=1e-3)

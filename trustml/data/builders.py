@@ -35,7 +35,15 @@ from typing import Any
 import numpy as np
 
 from trustml import _validate
-from trustml.data import adult, corpora, dataset, sources, tables
+from trustml.data import (
+    adult,
+    comments,
+    compas,
+    corpora,
+    dataset,
+    sources,
+    tables,
+)
 
 with warnings.catch_warnings():
     # Its dependencies warn of their own affairs on import.
@@ -95,7 +103,7 @@ class TrustmlData(tfds.core.GeneratorBasedBuilder):
                     shape=value.shape, dtype=value.dtype, encoding="bytes"
                 )
             else:
-                names = list(adult.GROUP_NAMES[name])
+                names = list(source.group_names[name])
                 features[name] = tfds.features.ClassLabel(names=names)
         return tfds.core.DatasetInfo(
             builder=self,
@@ -185,7 +193,7 @@ def prepare(name: str, data_dir="") -> pathlib.Path:
 def digest(source: sources.Source, folder: pathlib.Path) -> str:
     """Hexadecimal digest of the source files and of all that turns them to records."""
     found = hashlib.sha256(f"{source.name}\0{tfds.__version__}".encode())
-    for module in (sources, corpora, adult, tables, dataset):
+    for module in (sources, corpora, adult, compas, comments, tables, dataset):
         found.update(inspect.getsource(module).encode())
     found.update(inspect.getsource(TrustmlData).encode())
     for name in source.files:

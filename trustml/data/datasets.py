@@ -22,6 +22,9 @@ are found under `$TRUSTML_DATA` (layout: `trustml.data.sources`). Nothing is dow
 | ud_ewt | 12,544 / 2,001 / 2,077 | | 17 | sentences with parts of speech, by document |
 | squad | 7,788 / 795 / 1,987 | | | questions to paragraphs, by article |
 | e2e_nlg | 4,249 / 423 / 4,693 | | | meanings and sentences of restaurants |
+| compas | ? | 2 | | people on trial: 6 features, 3 groups and a score |
+| hatexplain | 15,383 / 1,922 / 1,924 | 2 | | posts; ten communities, not in train |
+| toxicity | 10,000 / 1,492 / 2,180 | 2 | | comments; names an identity or not |
 
 Preparing a set takes some seconds once; see `trustml.data.builders` for the cache.
 
@@ -36,7 +39,7 @@ import json
 import numpy as np
 
 from trustml import _validate
-from trustml.data import adult, dataset, sources, tokenizers
+from trustml.data import dataset, sources, tokenizers
 
 Dataset = dataset.Dataset
 NAMES = tuple(sources.BY_NAME)
@@ -109,8 +112,8 @@ def load(
         name=name,
         source=f"{source.origin}; {source.citation}",
         licence=source.licence,
-        feature_names=adult.FEATURE_NAMES if name == "adult" else (),
-        group_names=adult.GROUP_NAMES if name == "adult" else {},
+        feature_names=source.feature_names,
+        group_names=source.group_names,
         kind=source.kind,
         second_length=second_length,
     )
@@ -128,7 +131,7 @@ def _split(source: sources.Source, columns) -> dataset.Split:
         slots=None if slots is None else [tags.split(" ") for tags in slots],
         image=None if image is None else image / np.float32(source.image_scale),
         features=columns.get("features"),
-        groups={n: columns[n] for n in adult.GROUP_NAMES if n in columns},
+        groups={n: columns[n] for n in source.group_names if n in columns},
         users=columns.get("user"),
         second=columns.get("second"),
         spans=columns.get("span"),

@@ -15,6 +15,9 @@ of TFDS, arrays or models. Files lie under `$TRUSTML_DATA/<folder>/`:
 | mnist | `mnist.npz`: x_train, y_train, x_test, y_test | valid |
 | adult | train, test `.csv.gz`, with a header line | valid |
 | location30 | `location30.npz`: x uint8[5010, 446], y uint8[5010] | valid, test |
+| compas | `compas_two_years.csv.gz`, with a header line | valid, test (`compas.read`) |
+| hatexplain | train, valid, test `.jsonl.gz`: text, label, annotators | |
+| toxicity | `toxicity_bias/`: see `trustml.data.comments` | |
 | newsgroups20 | train, test `.jsonl.gz`: author, subject, text, label | valid |
 | wnut17 | train, dev, test `.jsonl.gz`: tokens, ner | |
 | ud_ewt | train, dev, test `.jsonl.gz`: tokens, upos, doc, genre | |
@@ -43,7 +46,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trustml.data import adult, corpora, dataset, tables
+from trustml.data import adult, comments, compas, corpora, dataset, tables
 
 Row = Mapping[str, Any]  # label, text, slots, ...: str; image, ...: array; groups
 _ADULT_COLUMNS = (*adult.NUMBERS, *adult.CATEGORIES, "income")
@@ -67,6 +70,8 @@ class Source(NamedTuple):
         for SST-2, whose train split holds phrases, of its test sentences.
       image_scale: brightest value of an image.
       make: splits that `read` does not give, carved from train.
+      feature_names: of the features of a table.
+      group_names: of the groups that `read` gives: name -> names of its values.
       kind: one of `dataset.KINDS`: what is learnt from an example.
     """
 
@@ -82,6 +87,8 @@ class Source(NamedTuple):
     length_edges: tuple[int, ...] = (5, 10, 20)
     image_scale: int = 255
     make: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
+    group_names: Mapping[str, tuple[str, ...]] = {}
     kind: str = "classification"
 
 
@@ -339,6 +346,8 @@ def _make_sources():
         "Becker and Kohavi 1996, https://doi.org/10.24432/C5XW20",
         label_names=adult.LABEL_NAMES,
         make=("valid",),
+        feature_names=adult.FEATURE_NAMES,
+        group_names=adult.GROUP_NAMES,
     )
     yield Source(
         "location30",
@@ -350,6 +359,44 @@ def _make_sources():
         "Shokri et al. 2017, arXiv:1610.05820",
         label_names=tuple(str(label) for label in range(30)),
         make=("valid", "test"),
+    )
+    yield Source(
+        "compas",
+        "compas",
+        (compas.FILE,),
+        compas.read,
+        "github.com/propublica/compas-analysis (compas-scores-two-years.csv)",
+        "none stated; published for reuse with credit",
+        "Larson et al. 2016, ProPublica, How We Analyzed the COMPAS Algorithm",
+        label_names=compas.LABEL_NAMES,
+        feature_names=compas.FEATURE_NAMES,
+        group_names=compas.GROUP_NAMES,
+    )
+    yield Source(
+        "hatexplain",
+        "hatexplain",
+        ("train.jsonl.gz", "valid.jsonl.gz", "test.jsonl.gz"),
+        comments.hatexplain,
+        "github.com/hate-alert/HateXplain",
+        "MIT",
+        "Mathew et al. 2021, arXiv:2012.10289",
+        label_names=comments.TOXIC,
+        words=True,
+        length_edges=(11, 20, 33),
+        group_names=comments.HATEXPLAIN_GROUPS,
+    )
+    yield Source(
+        "toxicity",
+        "toxicity_bias",
+        comments.TOXICITY_FILES,
+        comments.toxicity,
+        "github.com/conversationai/unintended-ml-bias-analysis; comments of the "
+        "Wikipedia talk corpus (12,180, balanced)",
+        "CC BY 4.0; labels of comments CC0, their text CC BY-SA 3.0",
+        "Dixon et al. 2018, AIES; Wulczyn et al. 2017, arXiv:1610.08914",
+        label_names=comments.TOXIC,
+        length_edges=(15, 32, 68),
+        group_names=comments.TOXICITY_GROUPS,
     )
     yield from _make_corpora()
 

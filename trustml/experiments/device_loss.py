@@ -19,6 +19,9 @@ import jax
 
 from trustml import checkpoint
 
+# Of the runtime's errors, those that the program is not to blame for.
+_STATUSES = ("UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED", "DATA_LOSS", "ABORTED")
+
 
 class DeviceError(RuntimeError):
     """A device, or the runtime on it, failed; the text says what is left."""
@@ -39,13 +42,16 @@ def explained(
         what is on disk. The state must not have been donated.
 
     Raises:
-      DeviceError: in place of `jax.errors.JaxRuntimeError`.
+      DeviceError: in place of a `jax.errors.JaxRuntimeError` of a device or for want
+        of memory; others are bugs and stay as they are.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        whole = _saved(saver, last())
         text = " ".join(str(error).split())[:300]
+        if not text.startswith(_STATUSES) or "callback" in text.lower():
+            raise  # a bug; it keeps its traceback
+        whole = _saved(saver, last())
         where = f"what there is after {unit} {whole} is saved"
         cure = "run the same command again, which goes on from there"
         if "RESOURCE_EXHAUSTED" in text:

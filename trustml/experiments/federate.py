@@ -12,6 +12,7 @@ Example::
     federate.run(config.from_config_dict(cfg), pathlib.Path('runs/a'))
 """
 
+import contextlib
 import pathlib
 from typing import Any, NamedTuple
 
@@ -213,7 +214,9 @@ def fit(
         epsilon_budget=config.privacy.epsilon if private else None,
         name="federate",
     )
-    with out, device_loss.explained(saver, "round", lambda: last):
+    guarded = device_loss.explained(saver, "round", lambda: last)
+    with contextlib.ExitStack() as open_until_done, out, guarded:
+        open_until_done.callback(source.close)
         for number in range(first, total):
             if number == first or now.period != number * calendar.periods // total:
                 now = holding(number * calendar.periods // total)
@@ -257,7 +260,6 @@ def fit(
                     loss_of[fate.heard],
                     fate.seconds[fate.heard],
                 )
-            last = done, kept()
             evaluated = loop.due(config.train.eval_every, done, total)
             if evaluated or loop.due(config.train.log_every, done, total):
                 row = _metrics(infos, chosen)
@@ -269,9 +271,9 @@ def fit(
                     right = scores.per_example(task, now_params, data.valid, data.kind)
                     row["nonprivate/valid_accuracy"] = float(right.mean())
                 out.write(done, row)
+            last = done, kept()  # with its row written, or that would be lost
             if loop.due(config.train.checkpoint_every, done, total):
                 saver.save(*last)
-    source.close()
     selected = chosen_by.resize(
         selected, timeline.sizes(calendar, calendar.periods - 1)
     )
@@ -370,7 +372,7 @@ def _promise(config, chosen_by, calendar, clients):
     def claim(z, done):
         parts, begin = [], 0
         for state, end in zip(states, ends, strict=True):
-            if done > begin:
+            if min(done, end) > begin:
                 parts.append(chosen_by.event(state, z, min(done, end) - begin))
             begin = end
         return user_privacy.compose(parts)

@@ -28,14 +28,15 @@ associates:
 (larger ones are clamped and counted). Messages themselves depend on how many lanes are
 computed together, so lanes run in groups of g (`lax.map` over groups, `vmap` inside);
 at a fixed g the sum is equal to the bit for any L, window, order, number of devices,
-and point of resumption.
+and point of resumption. Rounding may lengthen a message, so sums that get noise are
+refused (`rounds.make`).
 
 Dimension key: `D` devices, `L` lanes, `w` lanes that run, `g` lanes of a group, `C`
 places of a device, `S` steps of a window, `B` rows of a batch.
 
 Example::
 
-    lanes_ = lanes.make(program, group=4)
+    lanes_ = lanes.make(program, lanes=16, group=4)
     carry = jax.jit(lanes_.begin)(shared, clients, memory, first)
     run = jax.jit(lanes_.run, donate_argnums=0)
     carry = run(carry, shared, data, clients, window, ends)
@@ -433,6 +434,8 @@ def _add(static, shared, total, message, weight, last):
         return _sum(whole), over.sum(dtype=jnp.int32)
 
     leaves, tree = jax.tree.flatten(message)
+    if not leaves:  # messages that are kept in rows
+        return total, jnp.int32(0)
     sums, overs = zip(*(integers(leaf) for leaf in leaves), strict=True)
     total = jax.tree.map(jnp.add, total, jax.tree.unflatten(tree, sums))
     return total, functools.reduce(jnp.add, overs)

@@ -13,10 +13,11 @@ devices).
 Example::
 
     rounds_ = rounds.make(algorithm, aggregator, population=K, settings=settings)
-    state = rounds_.init(params, root)
+    state = rounds_.init(params, noise_root)
     for number in range(200):
-        cohort, selected = selector.select(selected, number)
-        state, info = rounds_.run(state, number, chosen, place)
+        key = rounds.round_key(root, number)
+        chosen = rounds.Chosen(numbers, sizes, weights)
+        state, info = rounds_.run(state, key, chosen, place)
 """
 
 from collections.abc import Callable
@@ -55,7 +56,7 @@ class Settings(NamedTuple):
       narrowing: whether lanes fall along the ladder as they end; each of its widths is
         compiled.
       window: S.
-      exact: sums in int32.
+      exact: sums in int32; refused where noise is added to such a sum.
       gamma: their step.
       devices: all where None.
       backend: of `parallel.map_sum`.
@@ -172,11 +173,13 @@ def make(
       settings: how cohorts run.
 
     Raises:
-      ValueError: when built, for settings out of bounds, and where an algorithm tells
-        the server what the noise of the aggregator does not cover; when run, for
-        weights that are negative, not finite, or beyond what the noise is made for.
+      ValueError: when built, for settings out of bounds, and where the aggregator adds
+        noise while the algorithm needs exact figures of clients, or sums are exact;
+        when run, for weights that are negative, not finite, or beyond what the noise
+        is made for.
     """
     _check_reveals(algorithm, aggregator)
+    _check_exact(aggregator, settings)
     options: Any = settings._asdict()
     stacked = aggregator.collect == "stack"
     train = sweep.make(_through(algorithm, aggregator, stacked), **options)
@@ -254,6 +257,7 @@ def make(
         memory = state.memory
         sizes = np.asarray(chosen.sizes)
         weights = np.asarray(chosen.weights, np.float64)
+        _check_cohort(chosen, population, aggregator.release is not None)
         arrived = chosen.arrived
         arrived = np.ones(len(sizes), bool) if arrived is None else arrived
         used = np.where(arrived, weights, 0.0)
@@ -269,7 +273,7 @@ def make(
                 server,
                 swept.totals,
                 np.float32(1 / heard if heard else 0.0),
-                np.float32(np.count_nonzero(arrived)),
+                np.float32(np.count_nonzero(arrived & met)),
                 _at(swept, chosen.numbers, population),
                 swept.records,
             )
@@ -286,7 +290,8 @@ def make(
             own,
             place,
         )
-        there = arrived & (swept.steps > 0)
+        busy = swept.steps > 0  # others have nothing to send, and drop out of nothing
+        there = arrived & busy
         server, agg_state, aggregate = finish_jit(
             server,
             agg_state,
@@ -297,7 +302,7 @@ def make(
             _at(swept, there, False),
             (
                 swept.records,
-                _at(swept, np.ones(len(sizes), bool), False),
+                _at(swept, busy, False),
                 np.float32(total),
                 server_key,
             ),
@@ -317,12 +322,46 @@ def make(
     return Rounds(init, run, lambda sizes: train.rows(sizes).steps)
 
 
+def _check_cohort(chosen, population, private) -> None:
+    """Raises if the cohort is not one of M clients, each once where there is noise."""
+    numbers, m = np.asarray(chosen.numbers), len(chosen.numbers)
+    for name in ("sizes", "weights", "arrived"):
+        value = getattr(chosen, name)
+        if value is not None and np.shape(value) != (m,):
+            bound = f"must be one for each of the {m} clients"
+            _validate.fail(name, f"array of shape {np.shape(value)}", bound)
+    wrong = numbers[(numbers < 0) | (numbers >= population)]
+    if wrong.size:
+        bound = f"is none of the {population} clients"
+        _validate.fail("numbers", int(wrong[0]), bound)
+    if private and len(np.unique(numbers)) < m:
+        bound = "holds a client twice, and the noise is for one message of each"
+        _validate.fail("numbers", f"a cohort of {m}", bound, "take everybody once")
+
+
 def _check_reveals(algorithm, aggregator) -> None:
     if aggregator.release is not None and algorithm.reveals:
         raise ValueError(
-            f"algorithm tells the server clients' {algorithm.reveals}, which the noise "
-            "does not cover; use averaging.fedavg, or a chain without noise."
+            f"algorithm needs clients' exact {algorithm.reveals}, which a chain with "
+            "noise does not give; use averaging.fedavg, or a chain without noise."
         )
+
+
+def _check_exact(aggregator, settings) -> None:
+    """Raises where integers would be summed after clipping, and made noisy.
+
+    A message of P coordinates gains gamma sqrt(P) / 2 of L2 norm by rounding. Its step,
+    and where it is clamped, also follow the largest weight and the size of the cohort,
+    so one client moves how all others are rounded. Stacks are not summed in lanes.
+    """
+    if settings.exact and aggregator.release is not None:
+        if aggregator.collect == "sum":
+            bound = (
+                f"rounds messages to multiples of gamma={settings.gamma:g} after they "
+                "are clipped, which the declared sensitivity does not cover"
+            )
+            cure = "set it to False, or sum with secure.modular_sum"
+            _validate.fail("federated.exact", True, bound, cure)
 
 
 def _divisor(aggregator, chosen, used) -> float:

@@ -143,7 +143,10 @@ def promise(
 def _claim(held, selector, aggregator, rounds) -> selection.Claim:
     user_privacy.check_users(held.user)
     state = selector.init(store.sizes(held))
-    return user_privacy.of_release(selector, state, aggregator.release, rounds)
+    secure = "secure." in aggregator.explain()
+    fixed = aggregator.rule.fixed and not secure
+    release = aggregator.release
+    return user_privacy.of_release(selector, state, release, rounds, fixed=fixed)
 
 
 class _First(NamedTuple):

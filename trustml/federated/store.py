@@ -96,17 +96,18 @@ def from_arrays(
     if time is None:
         order = np.argsort(code, kind="stable")
     else:
-        time = _vector("time", time, count)
-        if time.dtype.kind == "f" and np.isnan(time).any():
-            raise ValueError(
-                "time holds NaN, which has no place in an order; drop these rows."
-            )
+        given, time = time, _vector("time", time, count)
+        if (row := _first_gap(given, time)) is not None:
+            bound = "has no place in an order"
+            _validate.fail(f"time[{row}]", str(time[row]), bound, "drop these rows")
         order = np.lexsort((time, code))  # stable
     offsets = np.zeros(len(keys) + 1, np.int64)
     np.cumsum(np.bincount(code, minlength=len(keys)), out=offsets[1:])
     users = None
     if user is not None:
-        users = _users(_vector("user", user, count), code, len(keys))
+        persons = _vector("user", user, count)
+        _check_named("user", user, persons)
+        users = _users(persons, code, len(keys))
     numbered = keys.dtype.kind in "iu" and np.array_equal(keys, np.arange(len(keys)))
     return seal(
         _sorted(columns, order),
@@ -282,8 +283,8 @@ def _vector(field: str, values: Any, count: int | None = None) -> np.ndarray:
     return found
 
 
-def _check_named(field: str, given: Any, values: np.ndarray) -> None:
-    """Raises where a row is nobody's; all such rows would be one client's."""
+def _first_gap(given: Any, values: np.ndarray) -> int | None:
+    """The first row that is masked, NaN, NaT or blank; None if no row is."""
     gaps = np.ma.getmaskarray(given) if np.ma.isMaskedArray(given) else None
     if gaps is None and values.dtype.kind == "f":
         gaps = ~np.isfinite(values)
@@ -291,13 +292,16 @@ def _check_named(field: str, given: Any, values: np.ndarray) -> None:
         gaps = np.isnat(values)
     elif gaps is None and values.dtype.kind in "US":
         gaps = np.char.str_len(np.char.strip(values)) == 0
-    if gaps is not None and gaps.any():
-        row = int(np.argmax(gaps))
+    return int(np.argmax(gaps)) if gaps is not None and gaps.any() else None
+
+
+def _check_named(field: str, given: Any, values: np.ndarray) -> None:
+    """Raises where a row is nobody's; all such rows would be one client's."""
+    if (row := _first_gap(given, values)) is not None:
         value = "masked" if np.ma.isMaskedArray(given) else values[row].item()
         bound = "says not whose the example is"
-        _validate.fail(
-            f"{field}[{row}]", value, bound, "name a client, or drop the row"
-        )
+        cure = "name a client, or drop the row"
+        _validate.fail(f"{field}[{row}]", value, bound, cure)
 
 
 def _check_columns(columns: Mapping[str, Any], count: int) -> None:

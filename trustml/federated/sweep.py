@@ -12,7 +12,7 @@ Example::
 
     sweep_ = sweep.make(program, jit=jax.jit, lanes=16, batch_size=20, capacity=64)
     cohort = sweep.Cohort(numbers, sizes, weights)
-    swept = sweep_(params, key, cohort, data, index)
+    swept = sweep_.run(params, key, cohort, data, index)
     mean = jax.tree.map(lambda x: x / weights.sum(), swept.totals.message)
 """
 

@@ -40,7 +40,7 @@ import numpy as np
 from trustml import _validate
 from trustml.federated import selection
 from trustml.federated.aggregation import link
-from trustml.privacy import accounting, calibration
+from trustml.privacy import accounting, calibration, discrete_gaussian
 
 Relation = dp_accounting.NeighboringRelation
 
@@ -188,14 +188,22 @@ def of_release(
     state: selection.State,
     release: link.Release,
     rounds: int,
+    *,
+    fixed: bool = False,
 ) -> selection.Claim:
     """The claim of a chain with noise (`Aggregator.release`) in a run.
+
+    Where a client may be there or not (`selection.ADD_REMOVE`), nothing else may depend
+    on who is: else the claim is that of a client whose data are left out, the others
+    and all sizes being known (`selection.ZERO_OUT`).
 
     Args:
       selector: who draws the cohorts.
       state: of it, with the sizes of the run.
       release: what noise the chain adds.
       rounds: of the run.
+      fixed: whether weights, divisor and the sum itself depend on nobody else; not so
+        where a secure sum fails without enough clients.
 
     Raises:
       ValueError: where the selector has no event, a chain is run for more rounds than
@@ -204,6 +212,12 @@ def of_release(
     claim = check_claim(selector, state, rounds, release.noise_multiplier)
     if release.kind == "local":  # the server sees each report, and whose it is
         return selection.unamplified(state, release.noise_multiplier, rounds)
+    if claim.adjacency == selection.ADD_REMOVE and not fixed:
+        claim = claim._replace(
+            relation=Relation.REPLACE_SPECIAL, adjacency=selection.ZERO_OUT
+        )
+    if release.kind == "discrete":  # PLD knows no discrete Gaussian; RDP bounds it
+        return claim._replace(event=discrete_gaussian.discrete(claim.event))
     if release.rounds is None:
         return claim
     if rounds > release.rounds:

@@ -43,19 +43,28 @@ class Weighting(NamedTuple):
       of: (clients int64[m], sizes int[m]) -> s_k float64[m].
       total: W, a constant; None: the sum of the cohort's own s_k.
       s_max: no s_k is larger, whatever the data; None where there is no bound.
+      fixed: whether s_k and W depend on nobody else, so that who is there, and with how
+        many examples, may be private.
     """
 
     name: str
     of: Callable[[np.ndarray, np.ndarray], np.ndarray]
     total: float | None
     s_max: float | None
+    fixed: bool = False
 
 
 def mean(cohort: float | None = None) -> Weighting:
     """Every client counts the same; over m where it is given, else over the cohort."""
     if cohort is not None:
         cohort = _validate.positive("weighting.cohort", cohort, "it is m")
-    return Weighting("mean", lambda clients, sizes: np.ones(len(clients)), cohort, 1.0)
+    return Weighting(
+        "mean",
+        lambda clients, sizes: np.ones(len(clients)),
+        cohort,
+        1.0,
+        fixed=cohort is not None,
+    )
 
 
 def by_data() -> Weighting:

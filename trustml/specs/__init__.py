@@ -12,7 +12,9 @@ Example::
     run = specs.RunConfig(privacy=spec, train=specs.TrainSpec(steps=200))
 """
 
+from trustml.specs.agreement import AgreementSpec
 from trustml.specs.canary import CanarySpec
+from trustml.specs.fairness import FairnessSpec
 from trustml.specs.federated import FederatedSpec
 from trustml.specs.leak import LeakSpec
 from trustml.specs.privacy import PrivacySpec
@@ -31,11 +33,13 @@ from trustml.specs.selection import SelectionSpec
 from trustml.specs.tune import TuneSpec
 
 __all__ = [
+    "AgreementSpec",
     "AttackSpec",
     "AuditSpec",
     "BaselineSpec",
     "CanarySpec",
     "DataSpec",
+    "FairnessSpec",
     "FederatedSpec",
     "LeakSpec",
     "ModelSpec",

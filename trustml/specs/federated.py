@@ -93,7 +93,8 @@ class FederatedSpec:
         accuracies of clients are then on these. 0 = none.
       lanes: clients trained at once on one device; 0 = found out at the start.
       group: lanes computed together; 0 = all.
-      exact: sums in integers, equal to the bit on any layout; needs `group`.
+      exact: sums in integers, equal to the bit on any layout; needs `group`, and goes
+        without privacy.
     """
 
     partition: str = "label_dirichlet"

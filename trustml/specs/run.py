@@ -3,7 +3,9 @@
 import dataclasses
 
 from trustml import _validate
+from trustml.specs.agreement import AgreementSpec
 from trustml.specs.canary import CanarySpec
+from trustml.specs.fairness import FairnessSpec
 from trustml.specs.federated import FederatedSpec
 from trustml.specs.leak import LeakSpec
 from trustml.specs.privacy import PrivacySpec
@@ -25,7 +27,7 @@ EXPERIMENTS = (
     *("train", "trust_report", "compare"),
     *("membership", "canary_extraction", "audit"),
     *("federate", "centralised", "selection_study", "tune"),
-    *("prediction_sensitivity",),
+    *("prediction_sensitivity", "intrinsic_extrinsic", "fairness"),
 )
 _ALL_KINDS = ("federate", "centralised", "tune")  # for tags, spans and sentences, too
 
@@ -51,6 +53,8 @@ class RunConfig:
       selection: see `SelectionSpec`.
       tune: see `TuneSpec`.
       leak: see `LeakSpec`.
+      agreement: see `AgreementSpec`.
+      fairness: see `FairnessSpec`.
     """
 
     experiment: str = "train"
@@ -69,6 +73,8 @@ class RunConfig:
     selection: SelectionSpec = dataclasses.field(default_factory=SelectionSpec)
     tune: TuneSpec = dataclasses.field(default_factory=TuneSpec)
     leak: LeakSpec = dataclasses.field(default_factory=LeakSpec)
+    agreement: AgreementSpec = dataclasses.field(default_factory=AgreementSpec)
+    fairness: FairnessSpec = dataclasses.field(default_factory=FairnessSpec)
 
     def __post_init__(self):
         _validate.one_of("experiment", self.experiment, EXPERIMENTS)
@@ -289,6 +295,10 @@ class RunConfig:
             _validate.fail("privacy.enabled", self.privacy.enabled, bound, cure)
 
     def _check_federate(self):
+        if self.federated.periods > self.train.steps:
+            bound = f"must be <= train.steps={self.train.steps}, the rounds there are"
+            value = self.federated.periods
+            _validate.fail("federated.periods", value, bound, "train for longer")
         idle = {
             "train.ema_decay": self.train.ema_decay,
             "train.physical_batch_size": self.train.physical_batch_size,
@@ -348,6 +358,10 @@ class RunConfig:
                 bound = "lets the number of its examples decide if a client is heard"
                 cure = f"set federated.local_steps, or federated.{field}={usual:g}"
                 _validate.fail(f"federated.{field}", value, bound, cure)
+        if spec.exact:
+            bound = "rounds messages after they are clipped, beyond their sensitivity"
+            cure = "set it to False, or privacy.enabled=False"
+            _validate.fail("federated.exact", True, bound, cure)
         if spec.robust:
             bound = "has no sensitivity, which privacy.enabled=True needs"
             _validate.fail("federated.robust", spec.robust, bound, "leave it ''")

@@ -7,7 +7,8 @@ from trustml import _validate
 DATASETS = (
     *("snips", "atis", "nlu_eval", "ag_news", "sst2", "clinc150"),
     *("digits", "mnist", "adult", "location30", "newsgroups20", "shakespeare"),
-    *("wnut17", "ud_ewt", "squad", "e2e_nlg", "file"),
+    *("wnut17", "ud_ewt", "squad", "e2e_nlg"),
+    *("compas", "hatexplain", "toxicity", "file"),
 )
 KINDS = {
     "wnut17": "tagging",

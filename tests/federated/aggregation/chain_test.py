@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.federated.aggregation import sensitivity
+from trustml import rng
 from trustml.federated import weighting as rules
 from trustml.federated.aggregation import (
     chain,
@@ -246,6 +247,54 @@ def test_a_message_that_is_not_finite_becomes_zero_and_keeps_its_place(bad):
     clean = np.asarray(deltas["a"], np.float64)
     clean[3] = 0
     np.testing.assert_allclose(update["a"], clean.sum(0) / M, rtol=1e-5, atol=1e-6)
+
+
+COMPRESSORS = {
+    "quantise": compression.quantise(4),
+    "rotated": compression.quantise(4, rotate=True),
+    "top_k": compression.top_k(0.1),
+    "sign": compression.sign(),
+    "sign, no memory": compression.sign(error_feedback=False),
+    "drive": compression.drive(),
+    "drive, biased": compression.drive(unbiased=False),
+    "power_sgd": low_rank.power_sgd(1),
+}
+
+
+def hostile():
+    """Messages [n, 8, 8] that overflow in what is made of them, or already have."""
+    signs = np.where(np.arange(64) % 3, 1.0, -1.0)
+    rows = [c * signs for c in (3e37, 1e38, 3.4e38, 1e-40, np.inf, np.nan)]
+    rows += [np.where(np.arange(64) == 5, c, signs) for c in (3e38, -np.inf, np.nan)]
+    return {"w": jnp.asarray(rows, jnp.float32).reshape(-1, 8, 8)}
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["after", "before and after"])
+@pytest.mark.parametrize("name", COMPRESSORS)
+def test_no_message_overflows_on_its_way(name, before):
+    first = [clipping.clip(1.0)] if before else []
+    aggregator = chain.chain(*first, COMPRESSORS[name], clipping.clip(1.0), ONE, Z)
+    like = {"w": jnp.zeros((8, 8))}
+    state = aggregator.init(like, rng.root(0))
+    messages = hostile()
+    count = len(messages["w"])
+    run = sensitivity.quick_jit(jax.vmap(aggregator.client, (None, 0, 0, 0)))
+    memory = jax.tree.map(lambda x: jnp.stack([x] * count), aggregator.memory(like))
+    for number in range(5):
+        keys = jax.random.split(jax.random.key(number), count)
+        past = memory
+        sent, memory, record = run(state, messages, memory, keys)
+        norms = np.linalg.norm(np.asarray(sent.update["w"], np.float64), axis=(1, 2))
+        assert np.all(norms <= aggregator.sensitivity() * (1 + 3e-4))
+        assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(memory))
+        assert np.all(np.isfinite(record.norm[~record.finite]))
+        gone = ~np.asarray(record.finite) & np.isfinite(messages["w"]).all((1, 2))
+        assert not np.any(norms[gone])
+        for old, new in zip(*map(jax.tree.leaves, (past, memory)), strict=True):
+            np.testing.assert_array_equal(np.asarray(old)[gone], np.asarray(new)[gone])
+        assert not (before and gone.any())  # clipped, nothing overflows any more
+    if name in ("rotated", "sign", "sign, no memory", "drive") and not before:
+        assert gone.any()
 
 
 C1, Z = clipping.clip(1.0), dp.central(1.0)

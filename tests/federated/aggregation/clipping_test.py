@@ -56,6 +56,13 @@ def test_a_norm_of_many_coordinates_far_apart(scale):
     np.testing.assert_allclose(float(by * unit), np.linalg.norm(x), rtol=1e-5)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_clipped_to_zeros(bad):
+    message = {"a": jnp.asarray([0.5, bad]), "b": jnp.ones(3)}
+    out, length = clipping.clipped(message, jnp.float32(1.0))
+    assert not np.any(sensitivity.flat(out)) and float(length) == 0
+
+
 def test_a_short_message_is_left_alone_to_the_bit():
     message = {"w": jnp.asarray([0.1, -0.7, 0.3], jnp.float32)}
     out, _, record = sent([clipping.clip(1.0)], message)

@@ -5,8 +5,9 @@
 
 `client` turns one client's message into what it sends; the caller adds s_k times that
 up (`collect='sum'`), or stores it in rows (`collect='stack'`, for secure sums and
-robust rules); `server` makes an update of it. Messages with NaN or inf become zero
-first, are counted and keep their place in the cohort.
+robust rules); `server` makes an update of it. A message with NaN or inf, as it comes
+or after any link of the client, becomes zero, is counted and keeps its place in the
+cohort; a client whose links overflow keeps its memory as it was.
 
 Formal guarantees: whatever a client sends, replacing it by nothing changes the sum
   before noise by at most `sensitivity(state)` in L2, provided no weight exceeds
@@ -124,14 +125,22 @@ def chain(*links: Any) -> Aggregator:
         if not memory:
             memory = ((),) * len(links)
         message, record = _sanitised(message)
-        kept = []
+        kept, fine = [], jnp.ones((), bool)
         for number, (one, own, past) in enumerate(
             zip(links, state, memory, strict=True)
         ):
             if one.client is not None:
                 step = jax.random.fold_in(key, number)
                 message, past, record = one.client(own, message, past, step, record)
+                sound = _finite((message, past))
+                message = message._replace(update=_zero_unless(sound, message.update))
+                fine = fine & sound
             kept.append(past)
+        # What was not sent is not in the memory either.
+        kept = jax.tree.map(lambda new, old: jnp.where(fine, new, old), kept, [*memory])
+        record = record._replace(
+            norm=jnp.where(fine, record.norm, 0.0), finite=record.finite & fine
+        )
         return message, tuple(kept), record
 
     def server(state, message, cohort, key):
@@ -270,7 +279,7 @@ def _only(links, stage: str) -> Any:
 def _sanitised(update: link.Update) -> tuple[link.Message, link.Record]:
     scale, unit = clipping.norm(update)
     finite = jnp.isfinite(unit)
-    clean = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), update)
+    clean = _zero_unless(finite, update)
     bits = jnp.float32(32.0 * link.size(update))
     record = link.Record(
         norm=jnp.where(finite, scale * unit, 0.0),
@@ -280,6 +289,17 @@ def _sanitised(update: link.Update) -> tuple[link.Message, link.Record]:
         bits_down=bits,
     )
     return link.Message(clean), record
+
+
+def _zero_unless(fine: jax.Array, update: link.Update) -> link.Update:
+    return jax.tree.map(lambda x: jnp.where(fine, x, 0.0), update)
+
+
+def _finite(tree) -> jax.Array:
+    fine = jnp.ones((), bool)
+    for leaf in jax.tree.leaves(tree):
+        fine = fine & jnp.all(jnp.isfinite(leaf))
+    return fine
 
 
 def _with_bits(message: link.Message, cohort: link.Cohort) -> link.Message:

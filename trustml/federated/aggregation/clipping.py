@@ -60,23 +60,25 @@ def norm(update: link.Update) -> tuple[jax.Array, jax.Array]:
 
 
 def clipped(update: link.Update, l2_clip_norm) -> tuple[link.Update, jax.Array]:
-    """(update * min(1, C / norm), norm); of one client, finite."""
+    """(update * min(1, C / norm), norm) of one client; zeros, 0 where not finite."""
     scale, unit = norm(update)
+    finite = jnp.isfinite(unit)
     allowed = l2_clip_norm / jnp.where(unit > 0, unit, 1.0)
     long = scale > allowed
 
     def shorten(x):
-        return jnp.where(long, x / scale.astype(x.dtype) * allowed.astype(x.dtype), x)
+        short = x / scale.astype(x.dtype) * allowed.astype(x.dtype)
+        return jnp.where(finite, jnp.where(long, short, x), 0.0)
 
     shorter = jax.tree.map(shorten, update)
-    return shorter, scale * unit
+    return shorter, jnp.where(finite, scale * unit, 0.0)
 
 
 def clip(l2_clip_norm: float) -> link.Link:
     """Clips to a fixed norm.
 
     Formal guarantees: whatever the message holds, what leaves has an L2 norm of at most
-      `l2_clip_norm`, up to float32 rounding (relative 1e-4).
+      `l2_clip_norm`, up to float32 rounding (relative 1e-4); NaN and inf become zeros.
 
     Args:
       l2_clip_norm: C > 0, in units of the parameters.

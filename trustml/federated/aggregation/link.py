@@ -45,7 +45,8 @@ class Record(NamedTuple):
     Attributes:
       norm: float32[], L2 norm of what the client trained; 0 where not finite.
       clipped: bool[], whether clipping made it shorter.
-      finite: bool[]; a message with NaN or inf is replaced by zero and keeps its place.
+      finite: bool[]; a message with NaN or inf, as trained or after a link, is replaced
+        by zero and keeps its place.
       bits_up: float32[], what the client sends, in bits.
       bits_down: float32[], what it was sent: the parameters in float32.
     """
@@ -67,7 +68,8 @@ class Cohort(NamedTuple):
       expected_weight: float32[], W = sum_k p_k s_k over the population; public.
       weights: float32[m], by row of the stack; 0 where no message arrived.
       mask: bool[m], rows whose message arrived.
-      selected: bool[m], rows of clients that were asked; the others are capacity.
+      selected: bool[m], rows of clients that were asked and have something to send; the
+        others are capacity.
     """
 
     count: jax.Array

@@ -36,7 +36,7 @@ class Gathered(NamedTuple):
 
     Attributes:
       message: the mean of the clients' messages.
-      clients: float32[], clients in the cohort, those without examples among them.
+      clients: float32[], m, clients that the mean is over: heard, and with examples.
       population: float32[], K.
       numbers: int32[C], clients of the cohort; K where a place is empty.
       records: pytree [C, ...], what the program kept of each.
@@ -65,8 +65,8 @@ class FederatedAlgorithm(NamedTuple):
       personal: (params, memory) -> the model that a client uses itself; None where it
         has none of its own.
       fair: whether the mean has to be uniform (each client the same weight).
-      reveals: what clients tell the server beside their messages, where no clipping and
-        no noise is; '' if nothing.
+      reveals: what the server has to know of clients as it is, beside the noisy mean of
+        their messages; '' if nothing. Noise is then refused.
     """
 
     init: Callable[[Params], PyTree]

@@ -5,6 +5,7 @@
 
 A model that nobody chose stays as it is. With one model it is FedAvg. A client fills
 one block of the stacked message, so the sensitivity of the sum is that of one model.
+Chains with noise are refused: a model that few chose would be divided by mere noise.
 
 Dimension key: `J` models.
 
@@ -126,6 +127,7 @@ def ifca(
         lanes.Program(start, step, finish),
         server_step,
         first=_losses(loss, models),
+        reveals="shares of the models, which its means are divided by",
     )
 
 

@@ -18,7 +18,8 @@ FedDyn (Acar et al. 2021), h_k of the client, h of the server, alpha > 0:
 
 FedDyn does not tend to FedAvg where alpha -> 0: with everybody and h = 0 its first step
 is x + 2 mean(y - x). SCAFFOLD and FedDyn move c and h by the share m/K of the clients
-that took part, and their means are uniform.
+that took part, and their means are uniform. That share is not private: chains with
+noise are refused.
 
 Example::
 
@@ -39,6 +40,8 @@ from trustml.federated import lanes
 from trustml.federated.algorithms import averaging, base
 
 PyTree = Any
+
+_COUNTED = "number in each round, m of m/K"
 
 
 class ControlState(NamedTuple):
@@ -82,7 +85,7 @@ class ControlLocal(NamedTuple):
 
 
 class ControlMessage(NamedTuple):
-    """What SCAFFOLD hands in; under privacy both are released, and clipped together."""
+    """What SCAFFOLD hands in; clipped together."""
 
     change: PyTree
     control: PyTree
@@ -151,6 +154,7 @@ def scaffold(
         server_step,
         memory=base.zeros,
         fair=True,
+        reveals=_COUNTED,
     )
 
 
@@ -287,6 +291,7 @@ def feddyn(
         server_step,
         memory=base.zeros,
         fair=True,
+        reveals=_COUNTED,
     )
 
 
