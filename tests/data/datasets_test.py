@@ -53,6 +53,22 @@ SHA256 = {
         "8b1e351af7a41f3745edeff5bf1aaf280319e11af13ee030b230d8ad83115396",
     "location30/location30.npz":
         "8efc52aad383b32c518457d08b8a4dc14d81bbaa81b12ad9618a70ac66936541",
+    "compas/compas_two_years.csv.gz":
+        "e6afe34c6f68e873e89b0a6c6981446564d0ebc8eba5f81f282706d92f1757b3",
+    "hatexplain/train.jsonl.gz":
+        "9d715fdf8a99f8278f132119639320a18aa60c43fe8abae0a023d5ea7534aaa7",
+    "hatexplain/valid.jsonl.gz":
+        "d895582460400cc3556fc03c9bf1ba4af7cad5159c68edae0ed792d030314ba3",
+    "hatexplain/test.jsonl.gz":
+        "4f9c7e9a8f3e9a6ad0c63ddf7be7ec39c13cb097f297e4039e719cea8050e3a6",
+    "toxicity/wiki_comments.jsonl.gz":
+        "de936423fcd2ac5652b25adccacf914f9c55a98b80eb6044e636b8ce0ca4e3db",
+    "toxicity/wiki_nonfuzzed.jsonl.gz":
+        "b500933e206eda8547e91ada6afed901ed4f85075c44a5b150c6919912d82303",
+    "toxicity/adjectives_people.txt":
+        "5d999b7488ada99a0bb41715cc7c7c2627927319775f041d4a2d447496411eb8",
+    "toxicity/templates_en.tsv.gz":
+        "5ae3fbe3b4099d09e6495437dc670be09343b665473fed0fea1ee92fc781036a",
     "newsgroups20/test.jsonl.gz":
         "3d3cd6238587207dbb95cc5f19eecb267ebd81c4c43e2a1ec75641366d00ec69",
     "newsgroups20/train.jsonl.gz":
@@ -99,10 +115,16 @@ SIZES = {
     "ud_ewt": ((12544, 2001, 2077), 5, 17),
     "squad": ((7788, 795, 1987), 8, 0),
     "e2e_nlg": ((4249, 423, 4693), 7, 0),
+    "compas": ((4340, 712, 2162), 2, 0),
+    "hatexplain": ((15383, 1922, 1924), 2, 0),
+    "toxicity": ((10000, 1492, 2180), 2, 0),
 }
 PACKAGED = ("snips", "digits")
 # Preparing them takes 5 to 15 s each.
-LARGE = ("sst2", "mnist", "adult", "ag_news", "newsgroups20", "ud_ewt", "squad")
+LARGE = (
+    *("sst2", "mnist", "adult", "ag_news", "newsgroups20", "ud_ewt", "squad"),
+    *("hatexplain", "toxicity"),
+)
 
 
 def test_every_set_is_under_test():
@@ -173,7 +195,8 @@ def test_rows_of_the_large_sets(name):
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    "name", ["atis", "nlu_eval", "clinc150", "location30", "wnut17", "e2e_nlg"]
+    "name",
+    ["atis", "nlu_eval", "clinc150", "location30", "wnut17", "e2e_nlg", "compas"],
 )
 def test_loaded_sets(cache, name):
     check_loaded(name)

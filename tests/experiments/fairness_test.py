@@ -234,7 +234,6 @@ def test_a_run_from_end_to_end(tmp_path, capsys, monkeypatch):
     assert [one["name"] for one in found["communities"]] == ["Zorbs", "Blips"]
     assert set(found["areas"]) == {"test", "templates"}
     assert found["areas"]["templates"]["overall"]["value"] > 0.9
-    # The cells are those of a loop over what the trained model says of each text.
     assert "demographic parity difference" in capsys.readouterr().out
     assert fairness.run(config, tmp_path / "out") == path
     assert "finished already" in capsys.readouterr().out
@@ -275,7 +274,9 @@ def test_cards_say_when_nothing_is_sure():
         "g", compas_cells(), "ab", spec, level=LEVEL, seed=0
     )
     card = fairness_page._worse("Who?", "yes", [sure], fairness_measure.FPR)
-    assert card.headline.startswith("A is wrongly called \u2018yes\u2019 in 44.8%")
+    assert card.headline.startswith(
+        "\u2018a\u2019 is wrongly called \u2018yes\u2019 in 44.8%"
+    )
     assert card.tone == "warn"
     html = fairness_sections._overview("Gaps", [one, sure], "x").figures[0][1]
     assert html.startswith("<svg")

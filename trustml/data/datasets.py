@@ -22,7 +22,7 @@ are found under `$TRUSTML_DATA` (layout: `trustml.data.sources`). Nothing is dow
 | ud_ewt | 12,544 / 2,001 / 2,077 | | 17 | sentences with parts of speech, by document |
 | squad | 7,788 / 795 / 1,987 | | | questions to paragraphs, by article |
 | e2e_nlg | 4,249 / 423 / 4,693 | | | meanings and sentences of restaurants |
-| compas | ? | 2 | | people on trial: 6 features, 3 groups and a score |
+| compas | 4,340 / 712 / 2,162 | 2 | | people on trial: 6 features, 3 groups, a score |
 | hatexplain | 15,383 / 1,922 / 1,924 | 2 | | posts; ten communities, not in train |
 | toxicity | 10,000 / 1,492 / 2,180 | 2 | | comments; names an identity or not |
 

@@ -104,13 +104,14 @@ def _worse(question: str, positive: str, attributes, harm: str) -> words.Card:
         names.sort(key=lambda n: (not _beyond(one.gaps[n]), n != harm))
         if names:
             gap = one.gaps[names[0]]
-            said.append((gap.lo if _beyond(gap) else -1.0, one, names[0]))
-    said.sort(key=lambda entry: -entry[0])
+            surely = gap.lo if _beyond(gap) else -1.0
+            said.append((surely, one, names[0]))
+    said.sort(key=lambda entry: (entry[0] <= 0, entry[2] != harm, -entry[0]))
     if not said:
         return words.Card(question, "No two groups are large enough to compare.", ())
     best, one, name = said[0]
     headline = (
-        f"{fmt.capital(_who(one, name, positive))}."
+        f"{_who(one, name, positive)}."
         if best > 0
         else "No gap of error rates is surely larger than chance."
     )
@@ -129,8 +130,9 @@ def _who(one, name: str, positive: str) -> str:
     values = [one.rates[rate][one.names.index(group)].value for group in (most, least)]
     what = "wrongly called" if rate == "fpr" else "wrongly not called"
     return (
-        f"{most} is {what} \u2018{positive}\u2019 in {fmt.percent(values[0])} of "
-        f"cases, {least} in {fmt.percent(values[1])}"
+        f"\u2018{most}\u2019 is {what} \u2018{positive}\u2019 in "
+        f"{fmt.percent(values[0])} of cases, \u2018{least}\u2019 in "
+        f"{fmt.percent(values[1])}"
     )
 
 

@@ -103,9 +103,9 @@ def _groups(who: str, one, name: str) -> study.Section:
     panels = [
         (title, [_entry(rate) for rate in one.rates[key]])
         for key, title in (
-            ("selection", "guessed positive"),
-            ("fpr", "false positive rate"),
-            ("fnr", "false negative rate"),
+            ("selection", "positive"),
+            ("fpr", "FPR"),
+            ("fnr", "FNR"),
         )
     ]
     head = ("group", "n", "positives", *(_TITLES[rate] for rate in measured.RATES))
@@ -127,6 +127,7 @@ def _groups(who: str, one, name: str) -> study.Section:
         (
             f"Rates by {one.name}",
             figures.rates(labels, flagged, panels, f"rates-{name}"),
+            "Guessed positive; of negatives, wrongly so; of positives, wrongly not. "
             "Intervals of a panel hold for all groups together. Hollow and grey: too "
             "few to judge.",
         )
