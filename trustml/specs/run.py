@@ -295,7 +295,8 @@ class RunConfig:
             _validate.fail("privacy.enabled", self.privacy.enabled, bound, cure)
 
     def _check_federate(self):
-        if self.federated.periods > self.train.steps:
+        studied = self.experiment == "selection_study"
+        if self.federated.periods > self.train.steps and not studied:
             bound = f"must be <= train.steps={self.train.steps}, the rounds there are"
             value = self.federated.periods
             _validate.fail("federated.periods", value, bound, "train for longer")
