@@ -278,6 +278,10 @@ def test_cards_say_when_nothing_is_sure():
         "\u2018a\u2019 is wrongly called \u2018yes\u2019 in 44.8%"
     )
     assert card.tone == "warn"
+    gap = sure.gaps[fairness_measure.FPR]
+    assert fairness_page._beyond(gap)
+    for less in ({"floor": gap.value + 0.01}, {"p_value": 0.06}, {"lo": 0.0}):
+        assert not fairness_page._beyond(gap._replace(**less))
     html = fairness_sections._overview("Gaps", [one, sure], "x").figures[0][1]
     assert html.startswith("<svg")
 
