@@ -293,6 +293,7 @@ def test_compas_from_its_config(data_dir, tmp_path):
     import runpy
 
     cfg = runpy.run_path("configs/fairness_compas.py")["get_config"]("smoke")
+    cfg.optimizer.name, cfg.optimizer.schedule = "sgd", "constant"
     fairness.run(config_lib.from_config_dict(cfg), tmp_path / "out")
     found = json.loads((tmp_path / "out" / "report.json").read_text())
     score = found["decided"][1]
