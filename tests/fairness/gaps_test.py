@@ -1,37 +1,12 @@
 """Rates and gaps: fairlearn, AIF360's definitions, golden figures of real data."""
 
-import csv
-import gzip
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.fairness.people import codes, compas, rows_of, table
 from trustml.fairness import counts, gaps, rates
-
-
-def table(path):
-    with gzip.open(path, "rt") as file:
-        yield from csv.DictReader(file)
-
-
-def codes(values):
-    names = sorted(set(values))
-    return names, np.array([names.index(v) for v in values])
-
-
-def compas(data_dir):
-    """Race, label, guess of all 7,214 rows."""
-    rows = list(table(data_dir / "compas" / "compas_two_years.csv.gz"))
-    # The first `decile_score` of the file; DictReader keeps the last of a name.
-    with gzip.open(data_dir / "compas" / "compas_two_years.csv.gz", "rt") as file:
-        lines = list(csv.reader(file))
-    column = lines[0].index("decile_score")
-    decile = np.array([int(line[column]) for line in lines[1:]])
-    names, race = codes([row["race"] for row in rows])
-    label = np.array([int(row["two_year_recid"]) for row in rows])
-    return names, race, label, (decile >= 5).astype(int)
 
 
 def binary(rng, groups, most):
@@ -40,11 +15,6 @@ def binary(rng, groups, most):
     cells[rng.random(groups) < 0.2] = 0
     cells[rng.random((groups, 2)) < 0.15] = 0
     return cells
-
-
-def rows_of(cells):
-    place = np.indices(cells.shape).reshape(3, -1)
-    return np.repeat(place, cells.reshape(-1), axis=1)
 
 
 FAIRLEARN = {

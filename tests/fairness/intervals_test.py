@@ -1,8 +1,6 @@
 """Bootstraps from counts: golden ends, SciPy, coverage, clusters, noise floor."""
 
 import functools
-import importlib.util
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.fairness import people
 from trustml.fairness import counts, floors, gaps, intervals, rates
-
-_PATH = pathlib.Path(__file__).with_name("gaps_test.py")
-_SPEC = importlib.util.spec_from_file_location("gaps_rows", _PATH)
-rows_lib = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(rows_lib)
 
 
 def two_groups(data_dir):
-    names, race, label, guess = rows_lib.compas(data_dir)
+    names, race, label, guess = people.compas(data_dir)
     cells = counts.count(race, label, guess, groups=6).cells
     a, c = names.index("African-American"), names.index("Caucasian")
     return cells[jnp.array([a, c])], cells
@@ -74,7 +68,7 @@ def test_shuffles_keep_every_margin_and_have_the_law_of_permuted_rows():
     np.testing.assert_array_equal(
         drawn.sum(1), np.tile(cells.sum(0)[None], (4000, 1, 1))
     )
-    group, label, guess = rows_lib.rows_of(cells)
+    group, label, guess = people.rows_of(cells)
     by_hand = np.zeros((4000, 3, 2, 2))
     for r in range(4000):
         np.add.at(by_hand[r], (rng.permutation(group), label, guess), 1)

@@ -33,6 +33,7 @@ import numpy as np
 from numpy import typing as npt
 
 from trustml import intervals
+from trustml.fairness import contrasts
 
 
 class Rate(NamedTuple):
@@ -233,11 +234,7 @@ def _gap(rates: Sequence[Rate], level: float, replicates: int, seed: int) -> Gap
     k_G = np.array([rate.correct for rate in judged])
     best = max(judged, key=lambda rate: rate.value)
     worst = min(judged, key=lambda rate: rate.value)
-    tail = (1.0 - level) / 2.0
-    # Lower end: every ordered pair at once. Upper end: only the pair that truly is
-    # best and worst has to hold, and the largest of all pairs is above it.
-    lo = np.max(_pair_bounds(k_G, n_G, tail / (n_G.size * (n_G.size - 1)))[0])
-    hi = np.max(_pair_bounds(k_G, n_G, tail)[1])
+    limits = contrasts.largest_difference(k_G, n_G, level=level)
     rng = np.random.default_rng(seed)
     shuffled_RG = rng.multivariate_hypergeometric(
         n_G, int(k_G.sum()), size=replicates, method="marginals"
@@ -246,27 +243,11 @@ def _gap(rates: Sequence[Rate], level: float, replicates: int, seed: int) -> Gap
     floor_R = rates_RG.max(axis=1) - rates_RG.min(axis=1)
     return Gap(
         best.value - worst.value,
-        float(max(lo, 0.0)),
-        float(min(hi, 1.0)),
+        limits.lo,
+        min(limits.hi, 1.0),
         float(floor_R.mean()),
         float(np.quantile(floor_R, 0.95)),
         best.name,
         worst.name,
         left_out,
     )
-
-
-def _pair_bounds(
-    k_G: np.ndarray, n_G: np.ndarray, tail: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds [G, G] of p_i - p_j, each one-sided at `tail` (Newcombe, method 10)."""
-    ends = [
-        intervals.wilson(int(k), int(n), 1.0 - 2.0 * tail)
-        for k, n in zip(k_G, n_G, strict=True)
-    ]
-    lo_G, hi_G = np.array(ends).T
-    p_G = k_G / n_G
-    difference = p_G[:, None] - p_G[None, :]
-    below = np.hypot((p_G - lo_G)[:, None], (hi_G - p_G)[None, :])
-    above = np.hypot((hi_G - p_G)[:, None], (p_G - lo_G)[None, :])
-    return difference - below, difference + above

@@ -125,9 +125,7 @@ def prediction_sensitivity(
         words = jnp.asarray(words, bool)
         v_TD = _spread(v, words, embedded)
 
-        def f(at):
-            log_probs = task_lib.label_log_probs(head(params, at, example))
-            return _output(log_probs, output, tau)
+        f = _outputs(head, params, example, output, tau)
 
         def class_weights(values):
             if weights is not None:
@@ -212,10 +210,7 @@ def directions(
         embedded = embed(params, example)
         words = jnp.asarray(words, bool)
 
-        def f(at):
-            log_probs = task_lib.label_log_probs(head(params, at, example))
-            return _output(log_probs, "margin", 1.0)
-
+        f = _outputs(head, params, example, "margin", 1.0)
         if attribution == "integrated":
             if baseline is None:
                 bound = "is needed by attribution='integrated'"
@@ -306,10 +301,7 @@ def frobenius(
     def estimate(key, params, example, words):
         embedded = embed(params, example)
 
-        def f(at):
-            log_probs = task_lib.label_log_probs(head(params, at, example))
-            return _output(log_probs, output, tau)
-
+        f = _outputs(head, params, example, output, tau)
         values, pull = jax.vjp(f, embedded)
         signs = jax.random.rademacher(key, (probes, values.size), values.dtype)
 
@@ -328,6 +320,16 @@ def _parts(task):
         cure = "take a model of text, such as models.bag or models.transformer"
         _validate.fail("task", "given", "has no embed and head", cure)
     return task.embed, task.head
+
+
+def _outputs(head, params, example, output, tau):
+    """The function f of embeddings."""
+
+    def f(at):
+        log_probs = task_lib.label_log_probs(head(params, at, example))
+        return _output(log_probs, output, tau)
+
+    return f
 
 
 def _output(log_probs, output, tau):
@@ -387,10 +389,7 @@ def _displacement(head, params, example, embedded, v_TD, baseline, tau):
     away = jnp.where(m[:, None] > 0, _baseline(baseline, embedded) - embedded, 0.0)
     moved = embedded + m[:, None] * away
 
-    def probs(at):
-        log_probs = task_lib.label_log_probs(head(params, at, example))
-        return _output(log_probs, "prob", tau)
-
+    probs = _outputs(head, params, example, "prob", tau)
     value = jnp.abs(probs(embedded) - probs(moved)).sum() / 2
     nan = jnp.full_like(value, jnp.nan)
     return Sensitivity(value, nan, jnp.zeros_like(v))

@@ -30,12 +30,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from trustml import _validate
 from trustml import task as task_lib
-from trustml.models import adapters, hf, layers
+from trustml.models import adapters, checkpoints, hf, layers
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -415,21 +414,7 @@ def load(
                 f"{problem} (one of {len(names)})",
                 f"use a checkpoint of {config.family} that matches its config.json",
             )
-    params: dict[str, Any] = {}
-    for name, (path, transpose) in paths.items():
-        value = tensors[name].T if transpose else tensors[name]
-        node, expected = params, shapes
-        for part in path[:-1]:
-            node, expected = node.setdefault(part, {}), expected[part]
-        if value.shape != expected[path[-1]].shape:
-            _validate.fail(
-                f"model.checkpoint={str(directory)!r}: shape of {name}",
-                tensors[name].shape,
-                "does not match config.json",
-                "fetch both files again",
-            )
-        node[path[-1]] = np.ascontiguousarray(value)
-    return config, params
+    return config, checkpoints.place(directory, tensors, paths, shapes)
 
 
 def encoder(
