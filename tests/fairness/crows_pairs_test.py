@@ -1,6 +1,5 @@
 """CrowS-Pairs: figures of a plain scorer, alignment, and the scorer against a loop."""
 
-import functools
 import time
 
 import jax
@@ -11,15 +10,12 @@ import tokenizers as hugging_face
 from tokenizers import models as hf_models
 from tokenizers import normalizers, pre_tokenizers, processors, trainers
 
+from tests.fairness import pieces
 from trustml.data import bias_sets, tokenizers
 from trustml.fairness import crows_pairs, likelihood
 from trustml.fairness import texts as texts_lib
 from trustml.models import masked_lm
 
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-jit = functools.partial(jax.jit, compiler_options=FAST)
-MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-MASK = 4
 PAIRS = [
     bias_sets.CrowsPair("She is a nurse.", "He is a nurse.", "stereo", "gender"),
     bias_sets.CrowsPair("He was poor and old.", "He was rich.", "antistereo", "age"),
@@ -35,7 +31,7 @@ def _word_pieces(directory, texts, size):
     engine.train_from_iterator(
         texts,
         trainers.WordPieceTrainer(
-            vocab_size=size, special_tokens=MARKS, show_progress=False
+            vocab_size=size, special_tokens=pieces.MARKS, show_progress=False
         ),
     )
     engine.post_processor = processors.TemplateProcessing(
@@ -48,7 +44,7 @@ def _word_pieces(directory, texts, size):
 def _model(vocab_size, scale=8.0, **sizes):
     """A random masked model that is sure of itself."""
     config = masked_lm.config(vocab_size, **sizes)
-    task = masked_lm.task(config, mask_id=MASK)
+    task = masked_lm.task(config, mask_id=pieces.MASK)
     params = jax.tree.map(lambda x: scale * x, task.init(jax.random.key(0)))
     return masked_lm.bind(config, params)
 
@@ -59,7 +55,7 @@ def _loop(model, texts, wanted, run):
     length = texts.attention.sum(axis=1)
     for n, t in np.argwhere(wanted):
         row = texts.ids[n : n + 1].copy()
-        token, row[0, t] = row[0, t], MASK
+        token, row[0, t] = row[0, t], pieces.MASK
         example = {"tokens": row[0], "length": length[n].astype(np.int32)}
         said = run(model.params, example, np.array([t], np.int32))
         out[n, t] = np.asarray(said)[0, token]
@@ -79,7 +75,7 @@ def model(tokenizer):
 
 @pytest.fixture(scope="module")
 def score(model):
-    batch = jit(likelihood.masked_batch(model.log_probs, MASK))
+    batch = pieces.jit(likelihood.masked_batch(model.log_probs, pieces.MASK))
     return likelihood.masked(batch, model.params, rows=16)
 
 
@@ -116,7 +112,7 @@ def test_shared_tokens_are_the_same_in_both():
 @pytest.mark.parametrize("tokens", crows_pairs.TOKENS)
 def test_scores_equal_a_loop(tokenizer, model, score, tokens):
     found = crows_pairs.scores(PAIRS, tokenizer, score, max_length=24, tokens=tokens)
-    run = jit(model.log_probs)
+    run = pieces.jit(model.log_probs)
     for n, pair in enumerate(PAIRS):
         ids = [tokenizer.encode(text, 24) for text in pair[:2]]
         texts = texts_lib.encode(tokenizer, pair[:2], 24)
@@ -167,7 +163,7 @@ def _compare(pairs, directory, **sizes):
     tokenizer = _word_pieces(directory, texts_of, 4000)
     model = _model(tokenizer.vocab_size, max_length=128, **sizes)
     model = model._replace(params=jax.tree.map(jnp.asarray, model.params))
-    batch = jax.jit(likelihood.masked_batch(model.log_probs, MASK))
+    batch = jax.jit(likelihood.masked_batch(model.log_probs, pieces.MASK))
     score = likelihood.masked(batch, model.params)
     asked = []
 

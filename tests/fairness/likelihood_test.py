@@ -1,27 +1,19 @@
 """Scorers against loops over single texts and single tokens."""
 
-import functools
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tokenizers as hugging_face
-from tokenizers import decoders, pre_tokenizers, processors, trainers
+from tokenizers import decoders, pre_tokenizers, trainers
 from tokenizers import models as hf_models
 
+from tests.fairness import pieces
 from trustml.data import tokenizers
 from trustml.fairness import likelihood
 from trustml.fairness import texts as texts_lib
-from trustml.models import gpt2, masked_lm
+from trustml.models import gpt2
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "models" / "golden"
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-jit = functools.partial(jax.jit, compiler_options=FAST)
-PIECES = "he she it cook ##s ##ing ##er nurse play is a the not . , in garden".split()
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PIECES]
-MASK = 4
 TEXTS = (
     "he cooks .",
     "she is cooking in the garden .",
@@ -31,48 +23,21 @@ TEXTS = (
 )
 
 
-def word_pieces(directory):
-    """A tokenizer of word pieces with marks, as BERT has."""
-    ids = {word: i for i, word in enumerate(WORDS)}
-    engine = hugging_face.Tokenizer(hf_models.WordPiece(ids, unk_token="[UNK]"))
-    engine.pre_tokenizer = pre_tokenizers.Whitespace()
-    engine.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    engine.save(str(directory / "tokenizer.json"))
-    return tokenizers.pretrained(directory)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return word_pieces(tmp_path_factory.mktemp("pieces"))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return masked_lm.load(GOLDEN / "bert_mlm")
-
-
-@pytest.fixture(scope="module")
-def batch(model):
-    return jit(likelihood.masked_batch(model.log_probs, MASK))
-
-
 @pytest.fixture(scope="module")
 def causal_model():
-    return gpt2.pretrained(GOLDEN / "gpt2")
+    return gpt2.pretrained(pieces.GOLDEN / "gpt2")
 
 
 def _loop(model, texts, words=None):
     """Log p of every scored token, one forward pass of one row each."""
-    run = jit(model.log_probs)
+    run = pieces.jit(model.log_probs)
     out = np.full(texts.ids.shape, np.nan)
     for n, t in np.argwhere(texts.scored):
         row = texts.ids[n].copy()
-        row[t] = MASK
+        row[t] = pieces.MASK
         if words is not None:
             later = np.arange(len(row)) > t
-            row[later & (words[n] == words[n, t])] = MASK
+            row[later & (words[n] == words[n, t])] = pieces.MASK
         example = {
             "tokens": jnp.asarray(row),
             "length": jnp.int32(texts.attention[n].sum()),
@@ -139,9 +104,9 @@ def test_causal_scores_equal_a_loop(tokenizer, causal_model, first):
     fn = likelihood.causal_batch(
         model.logits, first=first, bos_id=bos if first == "bos" else None
     )
-    score = likelihood.causal(jit(fn), model.params, first=first, rows=2)
+    score = likelihood.causal(pieces.jit(fn), model.params, first=first, rows=2)
     found = score(texts.ids, texts.attention, texts.attention)
-    logits = jit(model.logits)
+    logits = pieces.jit(model.logits)
     for n, length in enumerate(texts.attention.sum(axis=1)):
         for t in range(length):
             seen = texts.ids[n, :t].tolist()
@@ -160,13 +125,13 @@ def test_causal_scores_equal_a_loop(tokenizer, causal_model, first):
 def test_few_shapes_are_compiled_and_few_batches_run(tokenizer, model):
     """48 variants of texts of 6 to 11 tokens: at 16 rows, 3 batches and 2 shapes."""
     shapes = []
-    pure = likelihood.masked_batch(model.log_probs, MASK)
+    pure = likelihood.masked_batch(model.log_probs, pieces.MASK)
 
     def counted(params, variants):
         shapes.append(variants.ids.shape)
         return compiled(params, variants)
 
-    compiled = jit(pure)
+    compiled = pieces.jit(pure)
     texts = texts_lib.encode(tokenizer, TEXTS, 20)
     score = likelihood.masked(counted, model.params, rows=16)
     arrays = texts.ids, texts.scored, texts.attention
@@ -209,7 +174,7 @@ def test_spans_are_whole_tokens(tokenizer):
     found = texts_lib.spans(tokenizer, parts, 20)
     assert found.found.tolist() == [True, True, True, False]
     words = [
-        [WORDS[i] for i in row[a:b]]
+        [pieces.WORDS[i] for i in row[a:b]]
         for row, a, b in zip(found.sentences.ids, found.start, found.stop, strict=True)
     ]
     assert words[:3] == [["cook", "##ing"], ["she"], ["a", "cook", "##er", "##s"]]
@@ -220,7 +185,7 @@ def test_continuations_score_the_text_alone(tokenizer):
     joined, found = texts_lib.continuations(tokenizer, contexts, texts, 20)
     assert found.all()
     words = [
-        [WORDS[i] for i in row[scored]]
+        [pieces.WORDS[i] for i in row[scored]]
         for row, scored in zip(joined.ids, joined.scored, strict=True)
     ]
     assert words == [["she", "play", "##s", "."], ["a", "nurse"]]

@@ -1,25 +1,14 @@
 """StereoSet: figures of a plain scorer, hand cases, and scorers against loops."""
 
-import functools
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tokenizers as hugging_face
-from tokenizers import models as hf_models
-from tokenizers import pre_tokenizers, processors
 
-from trustml.data import bias_sets, tokenizers
+from tests.fairness import pieces
+from trustml.data import bias_sets
 from trustml.fairness import likelihood, stereoset
-from trustml.models import masked_lm
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "models" / "golden"
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-jit = functools.partial(jax.jit, compiler_options=FAST)
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] he she cook ##s ##ing play is a the , .".split()
-MASK = 4
 INTRA = [
     ("he", "gender", "He is BLANK.", ("he is cooking.", "he is plays.", "he is a.")),
     ("she", "gender", "she BLANK, a.", ("she cooks, a.", "she play, a.", "she is, a.")),
@@ -35,44 +24,15 @@ def _items(kind, rows):
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("pieces")
-    ids = {word: i for i, word in enumerate(WORDS)}
-    engine = hugging_face.Tokenizer(hf_models.WordPiece(ids, unk_token="[UNK]"))
-    engine.pre_tokenizer = pre_tokenizers.Whitespace()
-    engine.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    engine.save(str(directory / "tokenizer.json"))
-    return tokenizers.pretrained(directory)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return masked_lm.load(GOLDEN / "bert_mlm")
-
-
-@pytest.fixture(scope="module")
-def batch(model):
-    return jit(likelihood.masked_batch(model.log_probs, MASK))
-
-
-@pytest.fixture(scope="module")
 def log_prob(model):
     """(tokens, place, token) -> log p, of one text."""
-    run = jit(model.log_probs)
+    run = pieces.jit(model.log_probs)
 
     def one(tokens, place, token):
-        padded = np.zeros(14, np.int32)
-        padded[: len(tokens)] = tokens
-        example = {"tokens": jnp.asarray(padded), "length": jnp.int32(len(tokens))}
+        example = pieces.example(tokens)
         return float(run(model.params, example, jnp.array([place]))[0, token])
 
     return one
-
-
-def _ids(text):
-    return [WORDS.index(word) for word in text.split()]
 
 
 @pytest.mark.data
@@ -164,12 +124,14 @@ def test_fills_equal_a_loop(tokenizer, batch, model, log_prob):
     items = _items("intra", INTRA)
     found = stereoset.fills(items, tokenizer, batch, model.params, max_length=20)
 
-    def expected(left, pieces, right):
-        left, right = _ids("[CLS] " + left), _ids(right + " [SEP]")
-        pieces = _ids(pieces)
+    def expected(left, fill, right):
+        left, right = pieces.ids_of("[CLS] " + left), pieces.ids_of(right + " [SEP]")
+        fill = pieces.ids_of(fill)
         probs = [
-            np.exp(log_prob([*left, *pieces[:j], MASK, *right], len(left) + j, piece))
-            for j, piece in enumerate(pieces)
+            np.exp(
+                log_prob([*left, *fill[:j], pieces.MASK, *right], len(left) + j, one)
+            )
+            for j, one in enumerate(fill)
         ]
         return np.mean(probs)
 
@@ -207,10 +169,10 @@ def test_sentences_given_their_context_equal_a_loop(tokenizer, batch, model, log
     items = _items("inter", INTER)
     score = likelihood.masked(batch, model.params, rows=16)
     found = stereoset.conditional(items, tokenizer, score, max_length=20)
-    tokens = _ids("[CLS] a is he . she play ##ing is . [SEP]")
+    tokens = pieces.ids_of("[CLS] a is he . she play ##ing is . [SEP]")
     said = []
     for place in range(5, 10):
-        hidden = [*tokens[:place], MASK, *tokens[place + 1 :]]
+        hidden = [*tokens[:place], pieces.MASK, *tokens[place + 1 :]]
         said.append(log_prob(hidden, place, tokens[place]))
     np.testing.assert_allclose(found.values[1, 1], np.mean(said), atol=1e-4)
     alone = stereoset.sentences(items, tokenizer, score, max_length=20)
@@ -221,17 +183,20 @@ def test_sentences_given_their_context_equal_a_loop(tokenizer, batch, model, log
 
 def test_next_sentences_equal_one_at_a_time(tokenizer, model):
     items = _items("inter", INTER)
-    batch = jit(jax.vmap(model.follows, (None, 0)))
+    batch = pieces.jit(jax.vmap(model.follows, (None, 0)))
     found = stereoset.next_sentence(
         items, tokenizer, batch, model.params, max_length=20, rows=4
     )
-    first, second = _ids("[CLS] he cook ##s . [SEP]"), _ids("he is . [SEP]")
+    first, second = (
+        pieces.ids_of("[CLS] he cook ##s . [SEP]"),
+        pieces.ids_of("he is . [SEP]"),
+    )
     example = {
         "tokens": jnp.array(first + second),
         "length": jnp.int32(10),
         "segments": jnp.array([0] * 6 + [1] * 4),
     }
-    expected = jit(model.follows)(model.params, example)
+    expected = pieces.jit(model.follows)(model.params, example)
     np.testing.assert_allclose(found.values[0, 1], expected, atol=1e-4)
     short = stereoset.next_sentence(
         items, tokenizer, batch, model.params, max_length=10, rows=4

@@ -1,50 +1,15 @@
 """Templates and minimal pairs against loops, closed forms and SciPy."""
 
-import functools
-import pathlib
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import tokenizers as hugging_face
 from scipy import stats
-from tokenizers import models as hf_models
-from tokenizers import pre_tokenizers, processors
 
-from trustml.data import bias_sets, tokenizers
-from trustml.fairness import likelihood, templates
-from trustml.models import masked_lm
+from tests.fairness import pieces
+from trustml.data import bias_sets
+from trustml.fairness import templates
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "models" / "golden"
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-jit = functools.partial(jax.jit, compiler_options=FAST)
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] he she cook ##s ##ing play is a the , .".split()
-MASK = 4
 TEMPLATE = "[T] is a [A]."
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("pieces")
-    ids = {word: i for i, word in enumerate(WORDS)}
-    engine = hugging_face.Tokenizer(hf_models.WordPiece(ids, unk_token="[UNK]"))
-    engine.pre_tokenizer = pre_tokenizers.Whitespace()
-    engine.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    engine.save(str(directory / "tokenizer.json"))
-    return tokenizers.pretrained(directory)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return masked_lm.load(GOLDEN / "bert_mlm")
-
-
-@pytest.fixture(scope="module")
-def batch(model):
-    return jit(likelihood.masked_batch(model.log_probs, MASK))
 
 
 def _ask(tokenizer, batch, model, targets, attributes, **options):
@@ -54,17 +19,15 @@ def _ask(tokenizer, batch, model, targets, attributes, **options):
 
 def _log_probs(model, text, places):
     """log p [P, V] at places of a text of pieces."""
-    tokens = [WORDS.index(word) for word in text.split()]
-    padded = np.zeros(14, np.int32)
-    padded[: len(tokens)] = tokens
-    example = {"tokens": jnp.asarray(padded), "length": jnp.int32(len(tokens))}
-    return np.asarray(jit(model.log_probs)(model.params, example, jnp.array(places)))
+    example = pieces.example(pieces.ids_of(text))
+    run = pieces.jit(model.log_probs)
+    return np.asarray(run(model.params, example, jnp.array(places)))
 
 
 def test_targets_and_priors_equal_two_forward_passes(tokenizer, model, batch):
     """Attributes of one and of two tokens, as many masks for the prior."""
     found = _ask(tokenizer, batch, model, ["he", "she"], ["play", "cooks"])
-    ids = [WORDS.index(word) for word in ("he", "she")]
+    ids = pieces.ids_of("he she")
     texts = {
         "log_target": (
             "[CLS] [MASK] is a play . [SEP]",
@@ -88,7 +51,8 @@ def test_targets_and_priors_equal_two_forward_passes(tokenizer, model, batch):
 def test_targets_of_several_tokens_are_masked_together(tokenizer, model, batch):
     words = ["he", "cooks"]
     said = _log_probs(model, "[CLS] [MASK] [MASK] is a play . [SEP]", [1, 2])
-    first, second = said[0, WORDS.index("cook")], said[1, WORDS.index("##s")]
+    cook, s = pieces.ids_of("cook ##s")
+    first, second = said[0, cook], said[1, s]
     for tokens, expected in (("mean", (first + second) / 2), ("first", first)):
         found = _ask(tokenizer, batch, model, words, ["play"], tokens=tokens)
         np.testing.assert_allclose(found.log_target[1, 0], expected, atol=1e-4)
