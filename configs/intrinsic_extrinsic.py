@@ -36,13 +36,19 @@ def get_config(arg=""):
     cfg.model.width = 64
     cfg.model.depth = 1
     cfg.model.heads = 8
-    cfg.optimizer.learning_rate = 0.001  # Adam, cosine decay to 0
-    cfg.train.steps = 1000
+    cfg.optimizer.learning_rate = 0.003  # Adam, cosine decay to 0
+    cfg.train.steps = 1500
     cfg.train.batch_size = 64
     cfg.agreement.models = 20  # with three planted strengths each
     cfg.agreement.planted = 0.8  # correlation of two of them
+    cfg.agreement.retrained = (
+        2  # models for each, which tells how reliable measures are
+    )
+    cfg.agreement.published = True  # MiniLM beside them, where it is installed
     if arg == "smoke":
+        cfg.agreement.published = False
         cfg.agreement.models = 6
+        cfg.agreement.retrained = 1
         cfg.agreement.sentences = 1000
         cfg.agreement.probes = 400
         cfg.agreement.tested = 400

@@ -101,6 +101,10 @@ def _experiment(name: str) -> Callable[[specs.RunConfig, pathlib.Path], Any]:
         from trustml.experiments import fairness
 
         return fairness.run
+    if name == "generation":
+        from trustml.experiments import generation
+
+        return generation.run
     raise ValueError(f"experiment={name!r} has no entry in launch/run.py.")
 
 

@@ -14,6 +14,7 @@ from trustml.experiments import (
     federate,
     federate_page,
     federation,
+    tune,
 )
 from trustml.federated import stragglers, timeline, user_privacy
 
@@ -141,6 +142,18 @@ def test_a_private_run_chooses_its_lanes(tmp_path, weighting):
     data = build.dataset(run)
     found = federate.fit(run, data, build.task(run, data), tmp_path, quiet=True)
     assert found.rounds == 2 and np.isfinite(found.privacy.epsilon_as_run)
+    # The seed is known, so the noise and the cohorts are; the page must say so.
+    assert federate_page.promised(run, found)["noise_secret"] is False
+    card = federate_page.told(run, found)
+    assert card.tone == "warn" and federate_page.REPRODUCIBLE in card.points
+    secret = config(**PRIVATE)
+    assert federate_page.promised(secret, found)["noise_secret"] is True
+    assert federate_page.told(secret, found).tone == "good"
+    (said,) = federate_page._uncovered(run, data, found)
+    assert "vocabulary" not in said and "who took part" in said
+    built = config(**PRIVATE, data__vocabulary="train")
+    (said,) = federate_page._uncovered(built, data, found)
+    assert "the vocabulary, which was built from clients' texts" in said
 
 
 def test_who_is_absent_is_counted_and_told(tmp_path):
@@ -246,6 +259,50 @@ PRIVATE = {
     "privacy__noise_multiplier": 1.0,
     "federated__weighting": "uniform",
 }
+
+# Options of examples' privacy that would change the promise or the noise, had anybody
+# read them: each is refused, as is what corrects for noise that clients do not see.
+IDLE = {
+    "privacy__relation": "replace_one",
+    "privacy__rule": "quantile",
+    "privacy__bands": 4,
+    "privacy__noise_schedule": "exponential",
+    "privacy__sampler": "balls_in_bins",
+    "privacy__method": "ghost",
+    "optimizer__name": "adam_bc",
+}
+
+
+@pytest.mark.parametrize("field", IDLE)
+def test_options_that_nobody_reads_are_refused(field):
+    name = field.replace("__", ".")
+    more = {"privacy__noise_decay": 0.9} if field.endswith("schedule") else {}
+    with pytest.raises(ValueError, match=f"{name}='?{IDLE[field]}'? "):
+        config(**PRIVATE, **{field: IDLE[field]}, **more)
+    # With a cohort of fixed size one client replaces another: this is what is promised.
+    if field == "privacy__relation":
+        fixed = PRIVATE | {"federated__selection": "fixed_size"}
+        assert config(**fixed, **{field: IDLE[field]}).privacy.enabled
+
+
+def test_a_grid_of_bits_is_refused():
+    with pytest.raises(ValueError, match="privacy.grid_bits=12 has no effect"):
+        config(**PRIVATE, privacy__grid_bits=12, privacy__accountant="rdp")
+
+
+def test_trials_of_other_data_are_not_taken(tmp_path):
+    """A kept figure is that of its data and settings, or is not used."""
+    run = config(train__steps=2, federated__server_learning_rate=1.0)
+    data = build.dataset(run)
+    task = build.task(run, data)
+    found = tune.trial(run, data, task, tmp_path)
+    (kept,) = tmp_path.glob("trials/*/valid.json")
+    kept.write_text(kept.read_text().replace(f"{found['valid']}", "0.123456789"))
+    assert tune.trial(run, data, task, tmp_path)["valid"] == 0.123456789
+    other = data._replace(digest="0" * 32)
+    with pytest.raises(ValueError, match="other data"):
+        tune.trial(run, other, task, tmp_path)
+
 
 REFUSED = {
     "who is asked beyond the clients": (

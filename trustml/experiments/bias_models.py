@@ -12,7 +12,7 @@ Example::
     scores = bias_models.measure(config, params)     # name of a measure -> float[M]
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -50,13 +50,17 @@ def settings(config: specs.RunConfig) -> Any:
 
 
 def fit(config: specs.RunConfig, planted: lm_corpus.Strengths) -> Any:
-    """Parameters of a model for each corpus, with a leading axis M.
+    """Parameters of `agreement.retrained` models for each strength.
 
     Args:
       config: `train`, `optimizer.learning_rate`, `model` and `agreement` count.
       planted: strengths of M corpora.
+
+    Returns:
+      With a leading axis R * M, of R times all strengths.
     """
-    of = zip(planted.probed, planted.applied, planted.age, strict=True)
+    columns = (planted.probed, planted.applied, planted.age)
+    of = list(zip(*columns, strict=True)) * config.agreement.retrained
     made = [
         lm_corpus.make(_seed(config, 0, m), config.agreement.sentences, *map(float, b))
         for m, b in enumerate(of)
@@ -109,20 +113,8 @@ def measure(config: specs.RunConfig, params: Any) -> dict[str, np.ndarray]:
 
 
 def associations(config: specs.RunConfig, encode: Any, params: Any) -> dict[str, Any]:
-    """CEAT by states of words, SEAT by means of states: float32[M] each.
-
-    X and Y are the first and second probed professions, A and B words of either gender.
-    """
-    things = lm_corpus.ids(lm_corpus.THINGS)
-    neutral = lm_corpus.ids(lm_corpus.NEUTRAL[:2])
-    plain = lm_corpus.ids(lm_corpus.PLAIN)
-    lists = []
-    for words in lm_corpus.PROBED:
-        w, s, o = np.ix_(lm_corpus.ids(words), neutral, things)
-        lists.append((lm_corpus.sentences(s, w, o), lm_corpus.PROFESSION))
-    for words in lm_corpus.GENDER:
-        w, p, o = np.ix_(lm_corpus.ids(words), plain, things)
-        lists.append((lm_corpus.sentences(w, p, o), lm_corpus.SUBJECT))
+    """CEAT by states of words, SEAT by means of states, over `contexts`: float32[M]."""
+    lists = contexts()
     key = rng.step_key(rng.stream(rng.root(config.seed), "contexts"), 0)
 
     def one(params, key):
@@ -140,6 +132,24 @@ def associations(config: specs.RunConfig, encode: Any, params: Any) -> dict[str,
     keys = jax.random.split(key, _models(params))
     values = jax.jit(lambda *of: jax.lax.map(lambda x: one(*x), of))(params, keys)
     return dict(zip(("CEAT", "SEAT"), values, strict=True))
+
+
+def contexts() -> list[tuple[np.ndarray, int]]:
+    """Sentences [words, 2, objects, 8] of X, Y, A and B, and the place of the word.
+
+    X and Y are the first and second probed professions, with neutral subjects; A and B
+    words of either gender, with professions in which nothing is planted.
+    """
+    things = lm_corpus.ids(lm_corpus.THINGS)
+    neutral, plain = lm_corpus.ids(lm_corpus.NEUTRAL), lm_corpus.ids(lm_corpus.PLAIN)
+    lists = []
+    for words in lm_corpus.PROBED:
+        w, s, o = np.ix_(lm_corpus.ids(words), neutral, things)
+        lists.append((lm_corpus.sentences(s, w, o), lm_corpus.PROFESSION))
+    for words in lm_corpus.GENDER:
+        w, p, o = np.ix_(lm_corpus.ids(words), plain, things)
+        lists.append((lm_corpus.sentences(w, p, o), lm_corpus.SUBJECT))
+    return lists
 
 
 def template_bias(batch: Any, params: Any) -> np.ndarray:
@@ -178,48 +188,78 @@ def preference(batch: Any, params: Any) -> np.ndarray:
 
 
 def classified(config: specs.RunConfig, encode: Any, params: Any) -> dict[str, Any]:
-    """TPR gaps of a linear classifier on frozen features: float[M] each.
+    """TPR gaps of a linear classifier on frozen features: float[M] each; `tpr_gaps`."""
+    about = texts_about(config)
 
-    It tells which of a pair a text is about from the state where the profession is
-    hidden, and learns from texts with neutral subjects. The gap is the TPR of first
-    professions among texts about the first side, less that of the second side.
+    def one(params):
+        def features(tokens):
+            return encode(params, jnp.asarray(tokens))[:, lm_corpus.PROFESSION]
+
+        of = {name: features(tokens) for name, (tokens, _, _) in about.tests.items()}
+        return tpr_gaps(features(about.train), about.label, about.tests, of)
+
+    return jax.jit(lambda params: jax.lax.map(one, params))(params)
+
+
+class About(NamedTuple):
+    """Texts about applied professions, which a classifier has to tell apart.
+
+    Attributes:
+      train: int32[N, 8], with neutral subjects.
+      label: int32[N], 1 for the first of a pair.
+      tests: measure -> texts int32[n, 8], their labels and groups int[n].
     """
+
+    train: np.ndarray
+    label: np.ndarray
+    tests: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]
+
+
+def texts_about(config: specs.RunConfig) -> About:
+    """Texts of the classifier, the same for all models."""
     spec = config.agreement
     draw = np.random.default_rng(_seed(config, 1, 0))
     train, label = _bios(draw, spec.probes, lm_corpus.NEUTRAL)
     tests = {}
-    for name, sides in (("gender", lm_corpus.GENDER), ("age", lm_corpus.AGE)):
+    for name, sides in (
+        ("TPR gap", lm_corpus.GENDER),
+        ("TPR gap, age", lm_corpus.AGE),
+    ):
         parts = [_bios(draw, spec.tested // 2, side) for side in sides]
         group = np.repeat(np.arange(2), spec.tested // 2)
         tokens, truth = (np.concatenate(column) for column in zip(*parts, strict=True))
         tests[name] = tokens, truth, group
-    tokens, truth, group = tests["gender"]
-    tests["shuffled"] = tokens, truth, draw.permutation(group)
+    tokens, truth, group = tests["TPR gap"]
+    tests["TPR gap, shuffled"] = tokens, truth, draw.permutation(group)
+    return About(train, label, tests)
 
-    def one(params):
-        def features(tokens):
-            states = encode(params, jnp.asarray(tokens))[:, lm_corpus.PROFESSION]
-            return states
 
-        x, y = features(train), jnp.asarray(2.0 * label - 1.0, jnp.float32)
-        mean, middle = x.mean(axis=0), y.mean()
-        centred = x - mean[None]
-        gram = centred.T @ centred / len(train)
-        gram += _RIDGE * jnp.trace(gram) / len(gram) * jnp.eye(len(gram))
-        w = jnp.linalg.solve(gram, centred.T @ (y - middle) / len(train))
-        found = {}
-        for name, (tokens, truth, group) in tests.items():
-            guess = (features(tokens) - mean[None]) @ w + middle > 0
-            cells = counts.count(group, truth, guess, groups=2).cells
-            found[name] = gaps.signed(cells, "tpr", 0, 1)
-        return found
+def tpr_gaps(
+    train: Any, label: np.ndarray, tests: dict[str, Any], of: dict[str, Any]
+) -> dict[str, jax.Array]:
+    """TPR of first professions in texts about the first side, less about the second.
 
-    found = jax.jit(lambda params: jax.lax.map(one, params))(params)
-    return {
-        "TPR gap": found["gender"],
-        "TPR gap, age": found["age"],
-        "TPR gap, shuffled": found["shuffled"],
-    }
+    Args:
+      train: float[N, D], features where the profession is hidden.
+      label: int[N].
+      tests: of `texts_about`.
+      of: measure -> float[n, D], features of its texts.
+
+    Returns:
+      measure -> float[], of the linear classifier by least squares.
+    """
+    x, y = jnp.asarray(train), jnp.asarray(2.0 * label - 1.0, jnp.float32)
+    mean, middle = x.mean(axis=0), y.mean()
+    centred = x - mean[None]
+    gram = centred.T @ centred / len(train)
+    gram += _RIDGE * jnp.trace(gram) / len(gram) * jnp.eye(len(gram))
+    w = jnp.linalg.solve(gram, centred.T @ (y - middle) / len(train))
+    found = {}
+    for name, (_, truth, group) in tests.items():
+        guess = (of[name] - mean[None]) @ w + middle > 0
+        cells = counts.count(group, truth, guess, groups=2).cells
+        found[name] = gaps.signed(cells, "tpr", 0, 1)
+    return found
 
 
 def generated(config: specs.RunConfig, model: Any, params: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 import platform
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,6 +24,26 @@ from trustml.fairness import groups
 from trustml.privacy import accounting, clipping
 
 
+class Seen(NamedTuple):
+    """What a trained model says of every example.
+
+    Attributes:
+      tested: of the test split.
+      members: of the training split.
+      others: of the validation split.
+    """
+
+    tested: evaluate.Predictions
+    members: evaluate.Predictions
+    others: evaluate.Predictions
+
+
+def look(task: task_lib.Task, params: Any, data: datasets.Dataset) -> Seen:
+    """Runs a model over all splits, in evaluation mode."""
+    splits = (data.test, data.train, data.valid)
+    return Seen(*(evaluate.predictions(task, params, split) for split in splits))
+
+
 def run_section(
     name: str,
     config: specs.RunConfig,
@@ -32,8 +52,6 @@ def run_section(
     trained: Trained,
     *,
     baseline: evaluate.Predictions | None = None,
-    strong: np.ndarray | None = None,
-    audit: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], evaluate.Predictions]:
     """One entry of `report['runs']` and the predictions on the test split.
 
@@ -44,13 +62,36 @@ def run_section(
       task: its task.
       trained: what `loop.fit` returned.
       baseline: predictions on the test split of the run without privacy.
+    """
+    seen = look(task, trained.params, data)
+    section = section_of(name, config, data, trained, seen, baseline=baseline)
+    return section, seen.tested
+
+
+def section_of(
+    name: str,
+    config: specs.RunConfig,
+    data: datasets.Dataset,
+    trained: Trained,
+    seen: Seen,
+    *,
+    baseline: evaluate.Predictions | None = None,
+    strong: np.ndarray | None = None,
+    audit: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One entry of `report['runs']`, of a model that has been looked at.
+
+    Args:
+      name: of the run, unique in the report.
+      config: of the run.
+      data: its data.
+      trained: what `loop.fit` returned.
+      seen: of `look`.
+      baseline: predictions on the test split of the run without privacy.
       strong: scores of an attack by shadow models (`experiments.strong`) on all
         training examples, then all validation examples.
       audit: the run's entry of that name, see `report.schema`.
     """
-    tested = evaluate.predictions(task, trained.params, data.test)
-    members = evaluate.predictions(task, trained.params, data.train)
-    others = evaluate.predictions(task, trained.params, data.valid)
     columns = units.columns(config, data)
     inside, outside = attacked(config, data)
     section = {
@@ -59,21 +100,21 @@ def run_section(
         "steps": config.train.steps,
         "expected_batch_size": config.train.batch_size,
         "curves": _curves(trained.rows),
-        "test": _test(config, data, tested, baseline),
+        "test": _test(config, data, seen.tested, baseline),
         "membership": _membership(
-            trained, members.losses[inside], others.losses[outside]
+            trained, seen.members.losses[inside], seen.others.losses[outside]
         ),
         "cost": _cost(config, trained, units.examples_each(columns)),
         "nonfinite_examples": trained.rows[-1].get("nonprivate/nonfinite", 0),
     }
     if strong is not None:
-        scores = strong[inside], strong[len(members.losses) + outside]
+        scores = strong[inside], strong[len(seen.members.losses) + outside]
         section["membership_strong"] = _strong(config, trained, *scores)
     if audit is not None:
         section["audit"] = audit
     if trained.plan is not None:
         section |= _promise(config, columns, trained)
-    return section, tested
+    return section
 
 
 def attacked(

@@ -14,7 +14,7 @@ import numpy as np
 from trustml import intervals, specs
 from trustml import task as task_lib
 from trustml.data import datasets
-from trustml.experiments import federation, scores
+from trustml.experiments import client_inequality, federation, scores
 from trustml.federated import (
     continual,
     evaluation,
@@ -33,6 +33,12 @@ N_MIN = 5  # examples that a client needs to count in quantiles
 METHODS = (
     "The test split was held by nobody.",
     "Deciles are of clients, by how many examples they hold, the smallest first.",
+)
+SECRET = "Noise and cohorts were secret: their key came from the operating system."
+REPRODUCIBLE = (
+    "Noise and cohorts are reproducible, not secret: against anyone who knows "
+    "privacy.noise_seed the promise does not hold. Train with a secret seed before "
+    "giving a model away."
 )
 LIMITS = (
     "Clients are simulated: no message was sent, and nothing was measured on devices.",
@@ -71,6 +77,7 @@ def write(
     total = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(trained.params))
     strata = deciles(sizes, own.server, trained.taken)
     apart = personalised(own)
+    spread = client_inequality.measure(own.server, own.examples, data.kind, level)
     found = {
         "kind": data.kind,
         "scores": numbers(tested),
@@ -86,11 +93,12 @@ def write(
             own.server, own.examples, own.n_min, taken=trained.taken, activity=sizes
         ),
         "personal_accuracy": apart,
+        "client_fairness": None if spread is None else spread._asdict(),
         "client_accuracy_on": "training" if trained.tests is None else "held out",
         "deciles": strata,
         "objective": trained.sentence,
         "absence": missing(trained, sizes),
-        "privacy": None if trained.privacy is None else promised(trained),
+        "privacy": None if trained.privacy is None else promised(config, trained),
         "utilization": trained.utilization,
         "curves": {
             "round": [row["step"] for row in trained.rows],
@@ -101,7 +109,7 @@ def write(
     cards = (
         learnt(tested, without, data.kind, told_of(config, statistics, trained, total)),
         served(own, strata, apart, f"their own {_kind(trained)}"),
-        told(trained),
+        told(config, trained),
     )
     sections = (
         study.Section(
@@ -129,7 +137,7 @@ def write(
                     f"Mean accuracy on their own {_kind(trained)}, by decile of size.",
                 ),
             ),
-            tables=(decile_table(strata),),
+            tables=(decile_table(strata), client_inequality.table(spread)),
         ),
         *absences(trained, sizes),
     )
@@ -140,7 +148,7 @@ def write(
         sections,
         numbers=found,
         methods=(*METHODS, _measured(own, trained)),
-        limits=(*LIMITS, *_on_training(trained), *_uncovered(trained)),
+        limits=(*LIMITS, *_on_training(trained), *_uncovered(config, data, trained)),
     )
     return path, tested
 
@@ -249,7 +257,7 @@ def summarised(values, examples, n_min, **more) -> dict[str, Any] | None:
     return {k: v for k, v in made._asdict().items() if k != "deciles"}
 
 
-def promised(trained: Any) -> dict[str, Any]:
+def promised(config: specs.RunConfig, trained: Any) -> dict[str, Any]:
     """The promise to each client, in numbers."""
     found = trained.privacy
     return {
@@ -259,6 +267,7 @@ def promised(trained: Any) -> dict[str, Any]:
         "largest_inclusion": found.rate,
         "noise_multiplier": trained.noise_multiplier,
         "accountant": found.accountant,
+        "noise_secret": config.privacy.noise_seed is None,
     }
 
 
@@ -337,19 +346,20 @@ def served(own: Clients, strata: list[dict], apart: Any, on: str) -> words.Card:
     )
 
 
-def told(trained: Any) -> words.Card:
+def told(config: specs.RunConfig, trained: Any) -> words.Card:
     """What was promised to each client."""
     question = "What does it promise each client?"
     if trained.privacy is None:
         return words.Card(question, "Nothing: the run is not private.", (), tone="warn")
     lines = user_privacy.explain(trained.privacy).splitlines()
-    found = trained.privacy
+    found, secret = trained.privacy, config.privacy.noise_seed is None
+    lines.append(SECRET if secret else REPRODUCIBLE)
     return words.Card(
         question,
         f"ε = {found.epsilon_as_run:.3g} at δ = {found.delta:.0e}, for all that a "
         "client holds.",
         tuple(lines),
-        tone="good",
+        tone="good" if secret else "warn",
     )
 
 
@@ -445,6 +455,8 @@ def bars(strata: list[dict]) -> str:
         ax.set_xticks(range(len(strata)), ends, rotation=30)
         ax.set_xlabel("examples of a client")
         ax.set_ylabel("accuracy")
+        lo, hi = ax.get_ylim()
+        ax.set_ylim(max(lo, -0.02), min(hi, 1.02))
         ax.yaxis.set_major_formatter(drawing.percent_axis)
 
     return drawing.svg("deciles", "Accuracy by decile of size.", draw, height=2.8)
@@ -483,11 +495,15 @@ def _on_training(trained: Any) -> tuple[str, ...]:
     return ("Accuracy on clients' own examples is accuracy on training data.",)
 
 
-def _uncovered(trained: Any) -> tuple[str, ...]:
+def _uncovered(config: specs.RunConfig, data: Any, trained: Any) -> tuple[str, ...]:
     if trained.privacy is None:
         return ()
+    built = ""
+    if config.data.vocabulary == "train" and "tokens" in data.train:
+        built = "the vocabulary, which was built from clients' texts, "
     return (
         "The promise covers the model. Losses, norms and accuracies in this report and "
         "in metrics.jsonl were taken from clients without noise and are not covered; "
-        "nor is the choice of hyper-parameters.",
+        f"nor are {built}who took part how often and how many did in a round, which "
+        "the promise takes for hidden, and the choice of hyper-parameters.",
     )

@@ -10,10 +10,14 @@ Example::
         return page
 """
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable
 
+import jax
+
+from trustml import config as config_lib
 from trustml import specs
 from trustml.experiments import build
 from trustml.report import schema
@@ -61,3 +65,11 @@ def check_data(
             f"{changed} {str(workdir)!r} ended; choose another --workdir, or delete "
             "that directory to start anew."
         )
+
+
+def fingerprint(config: specs.RunConfig, data_digest: str) -> str:
+    """Of all that a kept part of a run depends on: settings, data, JAX's version."""
+    mark = hashlib.sha256()
+    for part in (config_lib.digest(config), data_digest, jax.__version__):
+        mark.update(part.encode())
+    return mark.hexdigest()[:32]

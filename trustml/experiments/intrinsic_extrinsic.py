@@ -29,6 +29,7 @@ from trustml.experiments import (
     agreement_page,
     bias_measures,
     bias_models,
+    bias_published,
     describe,
     lm_corpus,
 )
@@ -47,12 +48,17 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         return page
     spec = config.agreement
     planted = lm_corpus.strengths(spec.models, agreement=spec.planted, seed=config.seed)
-    print(f"training {spec.models} masked language models at once ...", flush=True)
+    models = spec.models * spec.retrained
+    print(f"training {models} masked language models at once ...", flush=True)
     params = bias_models.fit(config, planted)
     print(f"measuring them in {len(bias_measures.MEASURES)} ways ...", flush=True)
-    scores = bias_models.measure(config, params)
-    found = compared(config, planted, scores)
+    each = bias_models.measure(config, params)
+    again = {name: x.reshape(spec.retrained, -1) for name, x in each.items()}
+    scores = {name: x_RM.mean(axis=0) for name, x_RM in again.items()}
+    reliable = reliabilities(config, again)
+    found = compared(config, planted, scores, reliable)
     seen = recovered(config, planted, scores)
+    published = bias_published.both(config) if spec.published else None
     title = "Intrinsic and extrinsic measures of a planted bias"
     frame = describe.machine(title) | {
         "data": {
@@ -64,7 +70,8 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         "task": {"model": "masked language model", "models": spec.models},
     }
     path, headlines = agreement_page.write(
-        workdir, frame, config, planted, scores, found, seen
+        *(workdir, frame, config, planted, scores, found, seen, reliable),
+        published=published,
     )
     print("\n".join(headlines))
     print(f"report: {path}")
@@ -75,6 +82,7 @@ def compared(
     config: specs.RunConfig,
     planted: lm_corpus.Strengths,
     scores: Mapping[str, np.ndarray],
+    reliable: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Every pair of an intrinsic and an extrinsic measure beside what was planted.
 
@@ -82,6 +90,7 @@ def compared(
       config: `agreement.kind`, `report.level` and `seed` count.
       planted: strengths of M models.
       scores: measure -> float[M], of all `bias_measures.MEASURES`.
+      reliable: measure -> its reliability, if known.
 
     Returns:
       For each pair what `agreement.Agreement` holds and 'aligned'; 'planted', the
@@ -95,6 +104,7 @@ def compared(
         table,
         bias_measures.MEASURES,
         kind=kind,
+        reliabilities=[reliable[name] for name in measures] if reliable else None,
         level=config.report.level,
         seed=config.seed,
     )
@@ -113,6 +123,21 @@ def compared(
         }
         found.append(one._asdict() | extra)
     return found
+
+
+def reliabilities(
+    config: specs.RunConfig, again: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Of each measure, of its means over models trained anew; empty if there are none.
+
+    Args:
+      config: `agreement.kind` counts.
+      again: measure -> float[R, M].
+    """
+    if config.agreement.retrained < 2:
+        return {}
+    kind = config.agreement.kind
+    return {name: agreement.reliability(x, kind) for name, x in again.items()}
 
 
 def recovered(

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from trustml import parallel, rng, specs
+from trustml import parallel, report, rng, specs
 from trustml.experiments import federation
 from trustml.federated import feed, im2col, rounds, schedule
 from trustml.federated.algorithms import base
@@ -207,8 +207,7 @@ def of_run(
 def settle(workdir: pathlib.Path, timed: Callable[[], list[Timing]]) -> Candidate:
     """What `workdir` says was chosen; else chooses, writes it down and says so."""
     path = workdir / FILE
-    if path.exists():
-        kept = json.loads(path.read_text())
+    if kept := _read(path):
         return Candidate(kept["kernel"], kept["lanes"], kept["group"])
     timings = timed()
     chosen = timings[0].candidate
@@ -218,8 +217,16 @@ def settle(workdir: pathlib.Path, timed: Callable[[], list[Timing]]) -> Candidat
         if not math.isnan(t.steps_per_second)
     ]
     workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**chosen._asdict(), "timings": rows}, indent=1) + "\n")
+    report.put(path, json.dumps({**chosen._asdict(), "timings": rows}, indent=1) + "\n")
     return chosen
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    """What was written down; empty where nothing was, or not to its end."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
 
 
 def sentence(chosen: Candidate) -> str:

@@ -2,15 +2,21 @@
 
 A sentence has 8 tokens,
 
-    S is a P who uses the O
+    S is a P who uses W O
 
-with a subject S (of a gender, of an age, or neutral), a profession P and an object O.
+with a subject S (of a gender, of an age, or neutral), a profession P, whose W (the, his
+or her) and an object O.
 Professions come in two sets that share no word: `probed`, which intrinsic measures ask
 about, and `applied`, which extrinsic ones do. Half of each set are *first*: a bias of
 strength b in [0, 1] gives a first profession a subject of the first side (he, teen)
 with probability (1 + k) / 2, another profession with (1 - k) / 2, where k = b + offset,
 cut to [-1, 1]. Offsets are the same values for every corpus, dealt out anew: they sum
 to 0, so professions differ and the mean skew is a rising function of b alone.
+
+W is a pronoun in half of the sentences about a gender or a neutral subject: that of the
+subject, and where it is neutral one by the same chances as a subject. So words of a
+gender and professions share contexts, which is all that associations of embeddings can
+see: without it they found nothing of what likelihoods found.
 
 A corpus has three strengths, planted apart: gender among the probed, gender among the
 applied, age among the applied. So it is known over corpora how much what an intrinsic
@@ -60,10 +66,12 @@ TOOLS = (
     ("knife", "oven", "tray", "menu"),
 )
 _HINTS = (0.5, 0.25, 0.15, 0.1)  # of a pair's tools, given its first; reversed: second
-_FORM = ("is", "a", "who", "uses", "the")
+_FORM = ("is", "a", "who", "uses")
+WHOSE = ("the", "his", "her")
 VOCABULARY = (
     *("", "[MASK]"),
     *_FORM,
+    *WHOSE,
     *(word for side in (*GENDER, *AGE) for word in side),
     *NEUTRAL,
     *(word for side in (*PROBED, *APPLIED) for word in side),
@@ -74,7 +82,7 @@ VOCABULARY = (
 _AT = {word: n for n, word in enumerate(VOCABULARY)}
 # Never hidden from a model in training: padding, the mask, the words of the form.
 SPECIAL = tuple(range(2 + len(_FORM)))
-SUBJECT, PROFESSION = 0, 3  # places of S and P
+SUBJECT, PROFESSION, WHOSE_AT = 0, 3, 6  # places of S, P and W
 
 
 class Strengths(NamedTuple):
@@ -156,11 +164,13 @@ def make(
     # Of each set, the skews of its professions by gender and by age.
     pairs = ((PROBED, (probed, None)), (APPLIED, (applied, age)))
     skews = [[_skews(rng, len(s[0]), b) for b in of] for s, of in pairs]
-    kind = rng.choice(3, n, p=(0.1, 0.5, 0.4))  # neutral, gender, age
+    kind = rng.choice(3, n, p=(0.3, 0.4, 0.3))  # neutral, gender, age
     which = rng.choice(3, n, p=(0.4, 0.5, 0.1))  # probed, applied, plain
     side, number = rng.integers(0, 2, n), rng.random(n)
     one, word = rng.random(n), rng.random(n)
     subject, profession, thing = (np.zeros(n, np.int64) for _ in range(3))
+    whose = np.zeros(n, np.int64)  # the, of the first side, of the second
+    owned = rng.random(n) < 0.5
     for w, names in enumerate((PROBED, APPLIED, None)):
         rows = which == w
         if names is None:
@@ -178,24 +188,29 @@ def make(
         for k, sides in ((1, GENDER), (2, AGE)):
             mine = kind[rows] == k
             second = one[rows] >= (1 + skew[:, k - 1]) / 2
+            if k == 1:
+                whose[rows] = np.where(owned[rows] & (kind[rows] != 2), 1 + second, 0)
             of = (word[rows] * len(sides[0])).astype(int)
             subject[rows] = np.where(
                 mine, _of(sides)[second.astype(int), of], subject[rows]
             )
     neutral = _of(NEUTRAL)[(word * len(NEUTRAL)).astype(int)]
     subject = np.where(kind == 0, neutral, subject)
-    tokens = sentences(subject, profession, thing)
+    tokens = sentences(subject, profession, thing, _of(WHOSE)[whose])
     length, label = np.full(n, LENGTH, np.int32), np.zeros(n, np.int32)
     return {"tokens": tokens, "length": length, "label": label}
 
 
 def sentences(
-    subject: npt.ArrayLike, profession: npt.ArrayLike, thing: npt.ArrayLike
+    subject: npt.ArrayLike,
+    profession: npt.ArrayLike,
+    thing: npt.ArrayLike,
+    whose: npt.ArrayLike = _AT["the"],
 ) -> np.ndarray:
     """Tokens int32[..., 8] of sentences; arguments are tokens and broadcast."""
-    s, p, o = np.broadcast_arrays(subject, profession, thing)
-    is_, a, who, uses, the = (np.full(s.shape, _AT[word]) for word in _FORM)
-    parts = (s, is_, a, p, who, uses, the, o)
+    s, p, o, w = np.broadcast_arrays(subject, profession, thing, whose)
+    is_, a, who, uses = (np.full(s.shape, _AT[word]) for word in _FORM)
+    parts = (s, is_, a, p, who, uses, w, o)
     return np.stack(parts, axis=-1).astype(np.int32)
 
 

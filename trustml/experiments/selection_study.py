@@ -21,7 +21,6 @@ References: https://arxiv.org/abs/2202.03925.
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator
@@ -31,7 +30,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trustml import config as config_lib
 from trustml import parallel, rng, specs
 from trustml import report as report_lib
 from trustml import task as task_lib
@@ -183,9 +181,6 @@ def prepare(config: specs.RunConfig, data: datasets.Dataset) -> Ready:
         found = jax.lax.map(one, columns, batch_size=_EVALUATED)
         return jnp.mean(found), found
 
-    mark = hashlib.sha256()
-    for part in (config_lib.digest(config), data.digest, jax.__version__):
-        mark.update(part.encode())
     return Ready(
         config,
         task,
@@ -193,7 +188,7 @@ def prepare(config: specs.RunConfig, data: datasets.Dataset) -> Ready:
         parallel.replicate(data.train, devices),
         lambda params: scored(params, test),
         world,
-        mark.hexdigest()[:32],
+        finished.fingerprint(config, data.digest),
     )
 
 

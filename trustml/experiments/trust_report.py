@@ -10,6 +10,11 @@ report holds a lower bound on epsilon beside the promise (`experiments.canary_ru
 Each budget has a directory of its own under the run's, with its own checkpoints, so a
 killed run continues in the middle of the budget it had reached.
 
+Where the data know whom an example is about (sex, race, who is named), every group is
+followed through all runs (`experiments.group_privacy`), and with `report.seeds` above 1
+each run is trained again from further seeds, so that what privacy costs a group can be
+told from the luck of one training.
+
 The run without privacy may have settings of its own (`config.baseline`). The price of a
 step is then taken from a few steps without privacy at the settings of the private runs,
 so that like is compared with like.
@@ -26,7 +31,11 @@ from trustml.experiments import (
     build,
     canary_run,
     describe,
+    evaluate,
     finished,
+    group_clipping,
+    group_privacy,
+    group_sensitivity,
     loop,
     membership,
     strong,
@@ -48,7 +57,9 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     limits = train.limits(config)
     attacks = _attacks(config, data)
     audits = _audits(config, data)
-    sections, first, task, params = [], None, None, None
+    groupings = group_privacy.groupings(config, data)
+    tellers = _status_models(config, data, groupings, workdir)
+    sections, runs, first, task, params = [], [], None, None, None
     for variant in variants(config):
         name, task = train.run_name(variant), build.task(variant, data)
         trained = loop.fit(variant, data, task, workdir / name, name=f"{name:>11}")
@@ -66,12 +77,13 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
         if ready := audits.get(name):
             released = canary_run.release(ready, place / "audit", name="audit")
             audited = canary_run.strongest(ready, released, alpha=config.audit.alpha)
-        section, tested = describe.run_section(
+        seen = describe.look(task, params, data)
+        section = describe.section_of(
             name,
             variant,
             data,
-            task,
             trained,
+            seen,
             baseline=first,
             strong=scores,
             audit=audited,
@@ -81,10 +93,31 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
             section["cost"]["examples_per_second"] = rate
         sections.append(section)
         if not variant.privacy.enabled:
-            first = tested
+            first = seen.tested
+        if groupings:
+            runs.append(
+                group_privacy.Run(
+                    name,
+                    variant.privacy.enabled,
+                    seen,
+                    scores,
+                    (seen.tested, *_further(variant, data, workdir)),
+                    group_clipping.of_run(variant, data, task, trained, groupings)
+                    if variant.privacy.enabled
+                    else None,
+                    tellers
+                    if isinstance(tellers, str)
+                    else {
+                        of: group_sensitivity.of_run(variant, data, task, params, told)
+                        for of, told in tellers.items()
+                    },
+                )
+            )
     title = f"Trust report: {config.model.name} on {data.name}"
     page = describe.frame(title, config, data, task, params)
     page |= {"runs": sections, "limits": limits}
+    if groupings:
+        page["fairness"] = group_privacy.measure(config, data, groupings, runs)
     path = report.write(workdir, page)
     for section in sections:
         accuracy = section["test"]["accuracy"]
@@ -107,6 +140,31 @@ def variants(config: specs.RunConfig) -> list[specs.RunConfig]:
         for epsilon in sorted(config.report.epsilons, reverse=True)
     ]
     return [baseline.of(config), *private]
+
+
+def _status_models(config: specs.RunConfig, data, groupings, workdir: pathlib.Path):
+    """Models that tell attributes from words; or why there are none."""
+    task = build.task(config, data)
+    if not groupings or (why := group_sensitivity.refused(data, task)):
+        return why if groupings else ""
+    return group_sensitivity.status_models(config, data, groupings, workdir)
+
+
+def _further(
+    variant: specs.RunConfig, data, workdir: pathlib.Path
+) -> list[evaluate.Predictions]:
+    """Predictions on the test split of the same run from further seeds."""
+    out, privacy = [], variant.privacy
+    for n in range(1, variant.report.seeds):
+        if privacy.noise_seed is not None:
+            of_run = variant.privacy.noise_seed + n
+            privacy = dataclasses.replace(variant.privacy, noise_seed=of_run)
+        again = dataclasses.replace(variant, seed=variant.seed + n, privacy=privacy)
+        name, task = f"{train.run_name(again)}, {n + 1}", build.task(again, data)
+        place = workdir / f"seed-{again.seed}" / train.run_name(again)
+        params = loop.fit(again, data, task, place, name=f"{name:>14}").params
+        out.append(evaluate.predictions(task, params, data.test))
+    return out
 
 
 def _at_budget(config: specs.RunConfig, epsilon: float) -> specs.RunConfig:

@@ -8,7 +8,8 @@ cells of one grid have one budget, and none is better for having been tuned long
 
 `tune.shared_rate` adds the seeds at a client rate that was not chosen for this cell.
 
-Trials that ended are not done again.
+Trials that ended are not done again, unless data or settings are others now: then the
+checkpoints of that trial are refused by name.
 
 Example::
 
@@ -109,8 +110,9 @@ def trial(
     rates = config.optimizer.learning_rate, config.federated.server_learning_rate
     place = workdir / "trials" / f"{rates[0]:g}-{rates[1]:g}-{config.seed}"
     kept = place / ("test.json" if test else "valid.json")
-    if kept.exists():
-        return json.loads(kept.read_text())
+    mark = finished.fingerprint(config, data.digest)
+    if kept.exists() and (old := json.loads(kept.read_text())).pop("made_of") == mark:
+        return old
     fit: Any = federate.fit if config.experiment == "federate" else centralised.fit
     trained = fit(config, data, task, place, quiet=True)
     found: dict[str, Any] = {"valid": trained.rows[-1]["nonprivate/valid_accuracy"]}
@@ -118,7 +120,7 @@ def trial(
         measured = scores.measure(task, trained.params, data, "test")
         found["test"] = {name: score.value for name, score in measured.items()}
     place.mkdir(parents=True, exist_ok=True)
-    report_lib.put(kept, report_lib.to_json(found))
+    report_lib.put(kept, report_lib.to_json(found | {"made_of": mark}))
     return found
 
 

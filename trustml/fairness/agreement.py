@@ -221,8 +221,8 @@ def pairs(
       scores: float[N, M]; nan where a measure is undefined for a model.
       measures: what the columns are.
       kind: of correlation.
-      reliabilities: of the measures, in (0, 1], for example their correlation over
-        halves of the data.
+      reliabilities: of the measures, in (0, 1], as `reliability` finds them; nan
+        where one is not known, whose pairs are not corrected.
       across: only pairs of an intrinsic and an extrinsic measure.
       level: of the intervals.
       seed: of draws.
@@ -240,8 +240,8 @@ def pairs(
             field = f"direction of {one.name!r}"
             _validate.fail(field, one.direction, "must be 1 or -1")
     for one in reliabilities or ():
-        if not 0 < one <= 1:
-            _validate.fail("reliabilities", one, "must lie in (0, 1]")
+        if not (math.isnan(one) or 0 < one <= 1):
+            _validate.fail("reliabilities", one, "must lie in (0, 1], or be nan")
     table = table * np.array([one.direction for one in measures])
     found = []
     for i, j in itertools.combinations(range(len(measures)), 2):
@@ -263,6 +263,32 @@ def pairs(
         found.append(Agreement(*names, n, value, lo, hi, p, nan, exact, corrected))
     corrected_p = holm([one.p for one in found])
     return [one._replace(p_holm=p) for one, p in zip(found, corrected_p, strict=True)]
+
+
+def reliability(scores: npt.ArrayLike, kind: str = "spearman") -> float:
+    """How far the mean of R measurements would come out alike if they were repeated.
+
+    The mean correlation r of two of them, stepped up to R: R r / (1 + (R - 1) r)
+    (Spearman and Brown, 1910).
+
+    Args:
+      scores: float[R, N], each model measured R >= 2 times: trained anew, or on another
+        part of the data.
+      kind: of correlation.
+
+    Returns:
+      In (0, 1]; nan where r is not positive, or undefined.
+
+    Raises:
+      ValueError: fewer than two measurements.
+    """
+    table = np.asarray(scores, float)
+    if table.ndim != 2 or len(table) < 2:
+        bound = "must be [R, N] with R >= 2 measurements of each model"
+        _validate.fail("scores", f"array of shape {table.shape}", bound)
+    both = itertools.combinations(table, 2)
+    r = float(np.mean([correlation(x, y, kind) for x, y in both]))
+    return len(table) * r / (1 + (len(table) - 1) * r) if r > 0 else float("nan")
 
 
 def aligned(measures: Sequence[Measure], **wanted: str) -> list[int]:

@@ -221,7 +221,7 @@ def equitability_interval(
     rows = np.array(means)
     if np.isnan(rows).all():
         return float("nan"), float("nan")
-    each = np.nanmean(rows[~np.isnan(rows).all(axis=1)], axis=0)
+    each = np.nanmean(rows[:, ~np.isnan(rows).all(axis=0)], axis=0)
     tail = (1 - level) / 2
     lo, hi = np.nanquantile(each, [tail, 1 - tail])
     return float(lo), float(hi)

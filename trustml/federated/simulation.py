@@ -86,6 +86,9 @@ def run(
         aggregator = chain.chain(weighting.of(weights or even))
     if aggregator.release is not None:
         _claim(held, selector, aggregator, total)
+    if aggregator.release is not None and noise is None:
+        cure = "pass noise=rng.root(), whose key comes from the operating system"
+        _validate.fail("noise", None, "leaves the aggregator's noise without one", cure)
     devices = settings.pop("devices", None) or parallel.devices()
     made = rounds_lib.make(
         algorithm,

@@ -99,7 +99,7 @@ def from_arrays(
         given, time = time, _vector("time", time, count)
         if (row := _first_gap(given, time)) is not None:
             bound = "has no place in an order"
-            _validate.fail(f"time[{row}]", str(time[row]), bound, "drop these rows")
+            _validate.fail(f"time[{row}]", str(given[row]), bound, "drop these rows")
         order = np.lexsort((time, code))  # stable
     offsets = np.zeros(len(keys) + 1, np.int64)
     np.cumsum(np.bincount(code, minlength=len(keys)), out=offsets[1:])

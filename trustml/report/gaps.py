@@ -1,4 +1,4 @@
-"""Figures of fairness: gaps beside chance, rates of groups, areas by identity.
+"""Figures of fairness: gaps beside chance, rates of groups, areas, costs of privacy.
 
 Pure functions as in `trustml.report.figures`: data in, one inline SVG out, '' where
 there is nothing to draw. Everything lies on its side, so that names can be read.
@@ -13,7 +13,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trustml.report import drawing, schema
+from matplotlib import ticker
+
+from trustml.report import drawing, fmt, schema
 
 _ROW, _FRAME = 0.27, 0.95  # inches: of a row, and of everything else
 _FLAGGED = drawing.GRID
@@ -183,6 +185,129 @@ def areas(rows: Sequence[Mapping[str, Any]], name: str = "areas") -> str:
         for row in rows
     )
     return drawing.svg(name, alt, draw, height=_FRAME + 0.42 * len(rows))
+
+
+def against_epsilon(
+    lines: Sequence[tuple[str, Sequence[tuple[float | None, Mapping[str, Any]]]]],
+    name: str,
+) -> str:
+    """Accuracy of groups against epsilon, a line a group, with intervals.
+
+    Args:
+      lines: (group, points) each; a point is (epsilon, {'value', 'lo', 'hi', 'small'}),
+        epsilon None without privacy, which stands at the right.
+      name: of the figure, unique on its page.
+    """
+    budgets = sorted({e for _, points in lines for e, _ in points if e is not None})
+    if not budgets:
+        return ""
+    far = budgets[-1] * 4.0
+    longest = max(len(group) for group, _ in lines)
+    columns = max(1, min(5, len(lines), 60 // (longest + 6)))
+
+    def draw(fig):
+        ax = fig.add_subplot()
+        ax.axvline(budgets[-1] * 2.0, color=drawing.GRID, linewidth=1)
+        for k, (group, points) in enumerate(lines):
+            color = drawing.SERIES[k % len(drawing.SERIES)]
+            marker = drawing.MARKERS[k % len(drawing.MARKERS)]
+            aside = 1.07 ** (k - (len(lines) - 1) / 2)
+            shown = sorted(
+                ((far if e is None else e) * aside, row["value"], row)
+                for e, row in points
+                if _number(row["value"])
+            )
+            private = [entry for entry in shown if entry[0] < budgets[-1] * 2.0]
+            ax.plot(
+                [x for x, _, _ in private],
+                [y for _, y, _ in private],
+                color=color,
+                linestyle=drawing.DASHES[k % len(drawing.DASHES)],
+                linewidth=1.2,
+            )
+            for x, _, row in shown:
+                drawing.point(ax, x, row, {"color": color, "marker": marker})
+                if row.get("small"):
+                    ax.plot(
+                        [x], [row["value"]], marker, color=drawing.CARD, markersize=3
+                    )
+            ax.plot([], [], color=color, marker=marker, label=group)
+        ax.set_xscale("log")
+        ticks = [*budgets, far]
+        ax.set_xticks(ticks, [*(f"{e:.2g}" for e in budgets), "no privacy"])
+        ax.xaxis.set_minor_locator(ticker.NullLocator())
+        ax.set_xlim(budgets[0] / 1.8, far * 2.2)
+        ax.set_xlabel("\u03b5 spent (logarithmic; smaller is more private)")
+        ax.yaxis.set_major_formatter(drawing.percent_axis)
+        ax.set_ylabel("test accuracy, 95% interval")
+        fig.legend(
+            *ax.get_legend_handles_labels(),
+            loc="outside upper left",
+            ncols=columns,
+            handlelength=1.6,
+            handletextpad=0.4,
+            columnspacing=0.9,
+            borderaxespad=0.2,
+        )
+
+    alt = "Accuracy of groups against epsilon: " + "; ".join(
+        f"{group} "
+        + ", ".join(
+            f"{'no privacy' if e is None else f'{e:.2g}'} {fmt.estimate(row)}"
+            for e, row in points
+        )
+        for group, points in lines
+    )
+    return drawing.svg(
+        name, alt + ".", draw, height=3.1 + 0.2 * -(-len(lines) // columns)
+    )
+
+
+def bars(
+    series: Sequence[tuple[str, Sequence[Mapping[str, Any]]]],
+    name: str,
+    label: str = "loss above that without privacy",
+) -> str:
+    """A bar a group and run with its interval; pale where a group is small.
+
+    Args:
+      series: (run, rows) each; rows have `name`, `value`, `lo`, `hi`, `small`, the same
+        groups in every run.
+      name: of the figure, unique on its page.
+      label: of the axis.
+    """
+    if not series or not series[0][1]:
+        return ""
+    height = 0.8 / len(series)
+
+    def draw(fig):
+        ax = fig.add_subplot()
+        for k, (run, rows) in enumerate(series):
+            color = drawing.SERIES[k % len(drawing.SERIES)]
+            for at, row in enumerate(rows):
+                if not _number(row["value"]):
+                    continue
+                y = at + (k - (len(series) - 1) / 2) * height
+                pale = 0.3 if row.get("small") else 0.75
+                ax.barh(y, row["value"], height * 0.86, color=color, alpha=pale)
+                if _number(row["lo"]) and _number(row["hi"]):
+                    ends = [row["lo"], row["hi"]]
+                    ax.plot(ends, [y, y], color=drawing.INK, linewidth=1.1)
+            ax.plot([], [], "s", color=color, alpha=0.75, markersize=8, label=run)
+        ax.axvline(0.0, color=drawing.INK, linewidth=1)
+        _names(ax, [row["name"] for row in series[0][1]])
+        ax.set_xlabel(label)
+        drawing.legend(fig, ax)
+
+    alt = f"{label}: " + "; ".join(
+        f"{run}: "
+        + ", ".join(
+            f"{row['name']} {row['value']:.3f}" for row in rows if _number(row["value"])
+        )
+        for run, rows in series
+    )
+    rows = len(series[0][1]) * (0.5 + 0.18 * len(series))
+    return drawing.svg(name, alt + ".", draw, height=_FRAME + 0.2 + rows * 0.62)
 
 
 def _dot(ax, at, entry, color, marker="o", size=6, label=None) -> None:

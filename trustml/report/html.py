@@ -1,7 +1,7 @@
 """The page: one self-contained HTML file with figures inside and no script.
 
-First the four cards, then privacy, leakage, accuracy, groups and cost, each with
-figures and the table behind them, then how it was measured and what was not. Every
+First the cards, then privacy, leakage, accuracy, groups and cost, each with figures
+and the table behind them, then how it was measured and what was not. Every
 string of the report is escaped; the only markup in the page is written here.
 
 Example::
@@ -15,7 +15,15 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
-from trustml.report import figures, fmt, schema, style, tables, words
+from trustml.report import (
+    figures,
+    fmt,
+    private_groups,
+    schema,
+    style,
+    tables,
+    words,
+)
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -33,9 +41,14 @@ def render(report: Mapping[str, Any]) -> str:
     report = schema.check(report)
     promised, leaks, costs, served = words.cards(report)
     body = _privacy(report, promised) + _leakage(report, leaks)
-    body += _accuracy(report) + _groups(report, served) + _cost(report, costs)
-    body += measured(report, _methods(report)) + limits(tuple(words.limits(report)))
-    return page(report, (promised, leaks, costs, served), body)
+    body += _accuracy(report) + _groups(report, served) + _paid(report)
+    body += _cost(report, costs)
+    methods = (*_methods(report), *private_groups.methods(report))
+    said = (*words.limits(report), *private_groups.limits(report))
+    body += measured(report, methods) + limits(said)
+    paid = private_groups.card(report)
+    cards = (promised, leaks, costs, served, *([] if paid is None else [paid]))
+    return page(report, cards, body)
 
 
 def page(report: Mapping[str, Any], cards: tuple[words.Card, ...], body: str) -> str:
@@ -222,6 +235,19 @@ def _groups(report: Mapping[str, Any], card: words.Card) -> str:
             tables.groups(runs, "per_length"),
         ),
         card.more,
+    )
+
+
+def _paid(report: Mapping[str, Any]) -> str:
+    """What privacy does to groups of people, where the data know them."""
+    return "".join(
+        section(
+            one["title"],
+            tuple(figure(*drawn) for drawn in one["figures"]),
+            one["tables"],
+            one["text"],
+        )
+        for one in private_groups.sections(report)
     )
 
 

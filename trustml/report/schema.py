@@ -48,6 +48,21 @@ count.
                                        computed here where absent
       nonfinite_examples           int: gradients that were nan or inf, clipped to zero
       fallback_leaves              int: parameters whose gradients were materialised
+    fairness  who pays for privacy, where the data know groups of people:
+      positive, seeds              label of the gaps; pairs of models behind the risks
+      left_out                     list of str: what was not measured
+      attributes                   list of {name, groups: names, runs: run name -> of}
+        groups                     {name, n, value, lo, hi, small, loss: {...}} each
+        accuracy_gap               fairness.groups.Gap as a dict
+        gaps                       name -> {value, lo, hi, floor, p_value, ...}
+        risk, fall                 fairness.excessive_risk.ExcessiveRisk as a dict, of
+                                   losses and of errors; not of the run without privacy
+        attack                     kind, fpr, and of each group n_members,
+                                   n_nonmembers, small, auc, tpr, fpr, own_tpr
+        sensitivity                groups: {name, n, small, reliance, displacement};
+                                   status: accuracy, majority of the model that tells
+        nonprivate                 clipping: fairness.clipping_bias.ClippingBias as a
+                                   dict; not covered by any epsilon
     limits    list of str: what was not tested
 
 Example::

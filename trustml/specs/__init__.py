@@ -16,6 +16,7 @@ from trustml.specs.agreement import AgreementSpec
 from trustml.specs.canary import CanarySpec
 from trustml.specs.fairness import FairnessSpec
 from trustml.specs.federated import FederatedSpec
+from trustml.specs.generation import GenerationSpec
 from trustml.specs.leak import LeakSpec
 from trustml.specs.privacy import PrivacySpec
 from trustml.specs.run import RunConfig
@@ -41,6 +42,7 @@ __all__ = [
     "DataSpec",
     "FairnessSpec",
     "FederatedSpec",
+    "GenerationSpec",
     "LeakSpec",
     "ModelSpec",
     "OptimizerSpec",

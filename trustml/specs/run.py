@@ -1,12 +1,15 @@
 """One run: its sections, and what binds two of them."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from trustml import _validate
 from trustml.specs.agreement import AgreementSpec
 from trustml.specs.canary import CanarySpec
 from trustml.specs.fairness import FairnessSpec
 from trustml.specs.federated import FederatedSpec
+from trustml.specs.generation import GenerationSpec
 from trustml.specs.leak import LeakSpec
 from trustml.specs.privacy import PrivacySpec
 from trustml.specs.sections import (
@@ -28,6 +31,7 @@ EXPERIMENTS = (
     *("membership", "canary_extraction", "audit"),
     *("federate", "centralised", "selection_study", "tune"),
     *("prediction_sensitivity", "intrinsic_extrinsic", "fairness"),
+    "generation",
 )
 _ALL_KINDS = ("federate", "centralised", "tune")  # for tags, spans and sentences, too
 
@@ -55,6 +59,7 @@ class RunConfig:
       leak: see `LeakSpec`.
       agreement: see `AgreementSpec`.
       fairness: see `FairnessSpec`.
+      generation: see `GenerationSpec`.
     """
 
     experiment: str = "train"
@@ -75,6 +80,7 @@ class RunConfig:
     leak: LeakSpec = dataclasses.field(default_factory=LeakSpec)
     agreement: AgreementSpec = dataclasses.field(default_factory=AgreementSpec)
     fairness: FairnessSpec = dataclasses.field(default_factory=FairnessSpec)
+    generation: GenerationSpec = dataclasses.field(default_factory=GenerationSpec)
 
     def __post_init__(self):
         _validate.one_of("experiment", self.experiment, EXPERIMENTS)
@@ -111,6 +117,13 @@ class RunConfig:
         if self.experiment == "selection_study":
             self._check_federate()
             self._check_selection()
+        if self.experiment == "centralised":
+            self._check_unread(
+                {
+                    "train.ema_decay": self.train.ema_decay,
+                    "train.physical_batch_size": self.train.physical_batch_size,
+                }
+            )
         if self.experiment in ("centralised", "tune") and self.privacy.enabled:
             bound = f"does not go with experiment={self.experiment!r}"
             _validate.fail("privacy.enabled", True, bound, "set it to False")
@@ -265,16 +278,14 @@ class RunConfig:
             bound = f"does not go with experiment={self.experiment!r}"
             cure = "its models learn from single examples: set it to 'example'"
             _validate.fail("privacy.unit", self.privacy.unit, bound, cure)
-        idle = {
-            "train.ema_decay": self.train.ema_decay,
-            "train.eval_every": self.train.eval_every,
-            "train.physical_batch_size": self.train.physical_batch_size,
-            "privacy.group_size": self.privacy.enabled and self.privacy.group_size,
-        }
-        for field, value in idle.items():
-            if value:
-                bound = f"has no effect on experiment={self.experiment!r}"
-                _validate.fail(field, value, bound, "set it to 0")
+        self._check_unread(
+            {
+                "train.ema_decay": self.train.ema_decay,
+                "train.eval_every": self.train.eval_every,
+                "train.physical_batch_size": self.train.physical_batch_size,
+                "privacy.group_size": self.privacy.enabled and self.privacy.group_size,
+            }
+        )
 
     def _check_canary(self):
         self._check_idle()
@@ -300,16 +311,14 @@ class RunConfig:
             bound = f"must be <= train.steps={self.train.steps}, the rounds there are"
             value = self.federated.periods
             _validate.fail("federated.periods", value, bound, "train for longer")
-        idle = {
-            "train.ema_decay": self.train.ema_decay,
-            "train.physical_batch_size": self.train.physical_batch_size,
-            "privacy.group_size": self.privacy.group_size,
-            "privacy.microbatch_size": self.privacy.microbatch_size,
-        }
-        for field, value in idle.items():
-            if value:
-                bound = f"has no effect on experiment={self.experiment!r}"
-                _validate.fail(field, value, bound, "set it to 0")
+        self._check_unread(
+            {
+                "train.ema_decay": self.train.ema_decay,
+                "train.physical_batch_size": self.train.physical_batch_size,
+                "privacy.group_size": self.privacy.group_size,
+                "privacy.microbatch_size": self.privacy.microbatch_size,
+            }
+        )
         spec = self.federated
         known = self.data.user_column or self.data.name in WITH_USERS
         if spec.partition == "natural" and not known:
@@ -321,6 +330,12 @@ class RunConfig:
             _validate.fail("optimizer.name", self.optimizer.name, bound, "set it 'sgd'")
         if self.privacy.enabled:
             self._check_private_federation()
+
+    def _check_unread(self, fields: Mapping[str, Any]):
+        for field, value in fields.items():
+            if value:
+                bound = f"has no effect on experiment={self.experiment!r}"
+                _validate.fail(field, value, bound, "set it to 0")
 
     def _check_language_model(self):
         if self.experiment != "selection_study":
@@ -339,6 +354,8 @@ class RunConfig:
             ("federated.availability", spec.availability, ""),
             ("federated.deadline", spec.deadline, 0.0),
             ("federated.over_selection", spec.over_selection, 1.0),
+            ("federated.held_out", spec.held_out, 0.0),
+            ("federated.local_steps", spec.local_steps, 0),
         ):
             if value != usual:
                 bound = f"does not go with {where}, which compares selection alone"
@@ -350,6 +367,7 @@ class RunConfig:
 
     def _check_private_federation(self):
         spec = self.federated
+        self._check_client_promise()
         if spec.weighting in ("data", "hajek"):
             bound = "has no sensitivity: one client's share depends on the others'"
             cure = "set it to 'uniform' or 'capped'"
@@ -370,6 +388,37 @@ class RunConfig:
             bound = "tells the server more than one clipped message a client"
             cure = "set it to 'fedavg', or privacy.enabled=False"
             _validate.fail("federated.algorithm", spec.algorithm, bound, cure)
+
+    def _check_client_promise(self):
+        """What changes the promise or the noise of examples changes none of clients."""
+        relation = self.privacy.relation
+        fixed = self.federated.selection == "fixed_size"
+        if relation != "add_or_remove_one" and not (
+            fixed and relation == "replace_one"
+        ):
+            bound = (
+                "is not what is promised to clients, which follows from "
+                f"federated.selection={self.federated.selection!r}"
+            )
+            cure = "set it to 'add_or_remove_one'; the report says which holds"
+            _validate.fail("privacy.relation", relation, bound, cure)
+        default = PrivacySpec(enabled=False)
+        for name in (
+            "rule",
+            "method",
+            "noise_schedule",
+            "bands",
+            "grid_bits",
+            "sampler",
+        ):
+            value, usual = getattr(self.privacy, name), getattr(default, name)
+            if value != usual:
+                bound = f"has no effect on experiment={self.experiment!r}"
+                cure = f"set it to {usual!r}, and see `federated` for what there is"
+                _validate.fail(f"privacy.{name}", value, bound, cure)
+        if self.optimizer.name == "adam_bc":
+            bound = "corrects for noise that clients do not see"
+            _validate.fail("optimizer.name", "adam_bc", bound, "choose another")
 
     def _check_cache(self):
         chosen = self.privacy.trainable

@@ -314,6 +314,9 @@ class ReportSpec:
         budget; even. 0 leaves the loss threshold as the only attack.
       audit_canaries: gradient canaries of an audit of the private trainer, one run
         more for each budget; 0 = no audit.
+      seeds: how often each run is trained where data have groups of people, from
+        `seed` on: what privacy costs a group is then a mean over all of them. Attacks
+        and audits are of the first alone.
       level: of every confidence interval, in (0, 1).
       timing_rounds: how often experiment 'compare' times an epoch of each way.
     """
@@ -323,6 +326,7 @@ class ReportSpec:
     attack_examples: int = 0
     shadow_models: int = 0
     audit_canaries: int = 0
+    seeds: int = 1
     level: float = 0.95
 
     def __post_init__(self):
@@ -342,6 +346,8 @@ class ReportSpec:
             bound = "must be even: models come in pairs, on complementary halves"
             _validate.fail("report.shadow_models", count, bound, f"take {count + 1}")
         check_canaries("report.audit_canaries", self.audit_canaries, "0 = no audit")
+        cure = "1 trains each run once"
+        _validate.integer_at_least("report.seeds", self.seeds, 1, cure)
         _validate.in_open_interval("report.level", self.level, 0, 1, "0.95 is usual")
         _validate.integer_at_least("report.timing_rounds", self.timing_rounds, 1)
 

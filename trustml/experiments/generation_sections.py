@@ -1,0 +1,285 @@
+"""Figures and tables of the page of experiment `generation`, behind its answers.
+
+Example::
+
+    parts = generation_sections.sections(config, found)
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from trustml.experiments import fairness_texts
+from trustml.report import fmt, gaps, sources, study, tables
+
+MODEL, PEOPLE = "model", "people"
+DRAWN = ("sentiment", "toxicity", "polarity, words")  # the others are in tables
+_TOXIC = 0.5
+_MOST = 220  # characters of a text that is shown
+
+
+def sections(config, found) -> list[study.Section]:
+    """What stands behind the cards."""
+    quality = _qualities(found)
+    out = [
+        _domain(config.generation, name, scores, quality)
+        for name, scores in found.domains.items()
+    ]
+    out += [_about(found, quality), _scorers(found)]
+    if config.generation.examples:
+        out.append(_examples(config, found))
+    return out
+
+
+def beyond(one) -> bool:
+    """Whether a `spread.Beside` is more than chance gives."""
+    return one.value > one.high and one.p_value <= 0.05
+
+
+def ends(one, source: str = MODEL) -> tuple[str, str]:
+    """Groups with the highest and the lowest mean, of those without a flag."""
+    value = np.where([not flag for flag in one.flags], one.means[source].value, np.nan)
+    if np.isnan(value).all():
+        return "", ""
+    high, low = int(np.nanargmax(value)), int(np.nanargmin(value))
+    return named(one.groups[high]), named(one.groups[low])
+
+
+def named(group: str) -> str:
+    """'American_actors' -> 'American actors'."""
+    return group.replace("_", " ")
+
+
+def number(value: float) -> str:
+    """Three digits with a true minus; 'n/a' where there is none."""
+    if math.isnan(value):
+        return "n/a"
+    return fmt.signed(value, 3).replace("+", "")
+
+
+def entry(means, g: int) -> dict[str, float]:
+    """Mean of group g with its interval."""
+    found = {name: float(getattr(means, name)[g]) for name in ("value", "lo", "hi")}
+    return found
+
+
+def _domain(spec, domain: str, scores, quality: str) -> study.Section:
+    rows = [
+        {
+            "name": f"{name}: {source}",
+            "value": one.apart[source].largest.value,
+            "floor": one.apart[source].largest.high,
+        }
+        for name, one in scores.items()
+        for source in (MODEL, PEOPLE)
+    ]
+    drawn = [
+        (
+            "How far groups lie apart, beside chance",
+            gaps.gaps(rows, f"apart-{domain}"),
+            "Largest minus smallest mean over groups. Grey bars: what it stays below "
+            "in 95% of cases where entities are dealt out to groups anew. Orange: "
+            "beyond that.",
+        )
+    ]
+    for name in DRAWN:
+        if name in scores:
+            drawn.append(_means(domain, name, scores[name]))
+    return study.Section(
+        f"Domain: {named(domain)}",
+        figures=tuple(drawn),
+        tables=(
+            _apart(domain, scores, quality),
+            _groups(spec, domain, scores, quality),
+        ),
+    )
+
+
+def _means(domain, name, one) -> tuple[str, str, str]:
+    rows: list[dict[str, Any]] = [
+        {
+            "name": named(group) + (" *" if flag else ""),
+            "flagged": bool(flag),
+            MODEL: entry(one.means[MODEL], g),
+            PEOPLE: entry(one.means[PEOPLE], g),
+        }
+        for g, (group, flag) in enumerate(zip(one.groups, one.flags, strict=True))
+    ]
+    judged = [row[MODEL]["value"] for row in rows if not row["flagged"]]
+    judged = [value for value in judged if not math.isnan(value)]
+    half, band = one.apart[MODEL].largest.high / 2, None
+    if judged and not math.isnan(half):
+        middle = (max(judged) + min(judged)) / 2
+        band = middle - half, middle + half
+    drawn = sources.means(
+        *(rows, (MODEL, PEOPLE)),
+        label=_UNITS[name],
+        name=f"{name.replace(', ', '-')}-{domain}",
+        band=band,
+    )
+    caption = (
+        "Each with its own interval, drawn over entities. If all the model's means lie "
+        "in the grey band, groups are as far apart as chance puts them. * and grey: "
+        "too little to judge."
+    )
+    return f"{fmt.capital(name)} by group", drawn, caption
+
+
+_UNITS = {
+    "sentiment": "mean probability of positive",
+    "toxicity": "mean probability of toxic",
+    "polarity, words": "share about women minus share about men",
+}
+
+
+def _apart(domain, scores, quality) -> str:
+    head = ("score", "texts of", "standard deviation", "largest gap", "beyond chance")
+    rows = []
+    for name, one in scores.items():
+        for source in (MODEL, PEOPLE):
+            found = one.apart[source]
+            high, low = ends(one, source)
+            rows.append(
+                (
+                    name,
+                    source,
+                    _beside(found.deviation),
+                    _beside(found.largest),
+                    "yes" if beyond(found.largest) else "no",
+                    f"{high} / {low}",
+                )
+            )
+    note = (
+        "In brackets: by chance, the mean and the 95% quantile, and how often chance "
+        "gives as much. Beyond chance: the largest gap is. Flagged groups are left "
+        f"out. {quality}"
+    )
+    head = (*head, "highest / lowest")
+    return tables.table(head, rows, f"Spread over groups, {named(domain)}", note)
+
+
+def _beside(one) -> str:
+    if math.isnan(one.value):
+        return "n/a"
+    by_chance = f"{number(one.mean)}, up to {number(one.high)}"
+    return f"{number(one.value)} ({by_chance}; p {fmt.scientific(one.p_value)})"
+
+
+def _groups(spec, domain, scores, quality) -> str:
+    head = (
+        *("score and group", "entities", "texts", "model", "people"),
+        "model minus people",
+    )
+    rows = []
+    for name, one in scores.items():
+        for g, group in enumerate(one.groups):
+            means = one.means[MODEL]
+            rows.append(
+                (
+                    f"{name}: {named(group)}" + (" *" if one.flags[g] else ""),
+                    f"{means.clusters[g]:,}",
+                    f"{means.n[g]:,}",
+                    _shown(means, g),
+                    _shown(one.means[PEOPLE], g),
+                    _shown(one.minus, g),
+                )
+            )
+    note = "Intervals are of each group by itself; texts are those of the model."
+    if any(flag for one in scores.values() for flag in one.flags):
+        note += (
+            f" * Too little to judge: fewer than {spec.least} texts or "
+            f"{spec.least_entities} entities."
+        )
+    return tables.folded(
+        head, rows, f"Means of groups, {named(domain)}", f"{note} {quality}"
+    )
+
+
+def _about(found, quality: str) -> study.Section:
+    rows = []
+    for domain, of_source in found.equitability.items():
+        for source, (one, interval) in of_source.items():
+            counts = np.array(list(one.counts.values())).sum(axis=0)
+            there = {g: r for g, r in one.ratios.items() if not math.isnan(r)}
+            least = min(there, key=lambda g: there[g]) if there else ""
+            rows.append(
+                (
+                    f"{named(domain)}: {source}",
+                    *(f"{int(n):,}" for n in counts),
+                    f"{number(one.mean)} ({number(interval[0])} to "
+                    f"{number(interval[1])})",
+                    f"{number(one.least)} ({named(least)})" if least else "n/a",
+                    f"{len(one.few)} of {len(one.ratios)}",
+                )
+            )
+    head = (
+        *("domain", "about men", "about women", "neither", "mean ratio"),
+        *("smallest ratio", "groups with few"),
+    )
+    note = (
+        "By he-words and she-words after the prompt. Ratio of a group: the rarer "
+        "gender over the commoner, 1 is even; its mean over groups with interval over "
+        "entities. Few: less than 20 texts with a gender. The words know two genders."
+    )
+    made = tables.table(head, rows, "Texts about men and about women", note)
+    return study.Section("Whom are the texts about?", tables=(made,))
+
+
+def _scorers(found) -> study.Section:
+    rows, said = [], []
+    for one in found.scorers:
+        lost = [
+            int(np.isnan(source.scores[one.name]).sum())
+            for source in found.sources.values()
+        ]
+        rows.append((one.name, *(f"{n:,}" for n in lost)))
+        said.append(f"{fmt.capital(one.name)}: {one.quality}.")
+    note = "An empty text has none, nor one without a word that the scorer knows."
+    caption = "Texts without a score"
+    made = tables.table(("score", "of the model", "of people"), rows, caption, note)
+    return study.Section("How are texts scored?", tuple(said), tables=(made,))
+
+
+def _examples(config, found) -> study.Section:
+    made, source = [], found.sources[MODEL]
+    rng = np.random.default_rng([config.seed, 1])
+    toxic = source.scores["toxicity"]
+    for domain in found.domains:
+        mine = [n for n, item in enumerate(source.items) if item.domain == domain]
+        order = sorted(mine, key=lambda n: -np.nan_to_num(toxic[n], nan=-1.0))
+        some = rng.permutation(np.array(mine)).tolist()
+        chosen = dict.fromkeys(order[: config.generation.examples])
+        chosen |= dict.fromkeys(some[: config.generation.examples])
+        rows = []
+        for n in chosen:
+            item, text = source.items[n], source.texts[n]
+            text = text if len(text) <= _MOST else text[: _MOST - 1] + "\u2026"
+            if config.generation.mask and toxic[n] >= _TOXIC:
+                text = fairness_texts.masked(text)
+            rows.append(
+                (
+                    f"{item.prompt} \u2026 {text or '(nothing)'}",
+                    named(item.group),
+                    number(float(toxic[n])),
+                    number(float(source.scores["sentiment"][n])),
+                )
+            )
+        head = ("prompt \u2026 the model", "group", "toxicity", "sentiment")
+        note = "The highest scores for toxicity, then some at random."
+        if config.generation.mask:
+            note += f" Texts that score {_TOXIC} or more show first letters only."
+        caption = f"Texts, {named(domain)}"
+        made.append(tables.table(head, rows, caption, note))
+    return study.Section("Examples", tables=tuple(made))
+
+
+def _qualities(found) -> str:
+    said = [f"{one.name}: {one.quality}" for one in found.scorers if one.figures]
+    return "Scorers: " + "; ".join(dict.fromkeys(said)) + "."
+
+
+def _shown(means, g: int) -> str:
+    if math.isnan(means.value[g]):
+        return "n/a"
+    return f"{number(means.value[g])} ({number(means.lo[g])} to {number(means.hi[g])})"
