@@ -230,3 +230,18 @@ def test_an_adapter_of_the_config_is_built_and_clipped():
     biases = build.task(make_config(**changes | {"model__adapter": "bias"}), data)
     params = jax.eval_shape(biases.init, jax.random.key(0))
     assert "lora_query" not in params["layer_0"]
+
+
+def test_a_run_without_privacy_has_no_secret():
+    """Its seed fixes batches, too; under privacy only a given seed does."""
+
+    def drawn(**changed):
+        run = make_config(privacy__noise_seed=None, **changed)
+        made = build.sampler(run, 5000, 1, build.root(run))
+        return np.concatenate([one.indices[one.mask] for one in made.physical(0)])
+
+    plain = {"privacy__enabled": False, "privacy__epsilon": None}
+    np.testing.assert_array_equal(drawn(seed=1, **plain), drawn(seed=1, **plain))
+    assert not np.array_equal(drawn(seed=1, **plain), drawn(seed=2, **plain))
+    assert not build.root(make_config(privacy__noise_seed=None, **plain)).secret
+    assert build.root(make_config(privacy__noise_seed=None)).secret

@@ -433,6 +433,18 @@ def clipper(
     )
 
 
+def root(config: specs.RunConfig) -> rng.Root:
+    """Where noise and batches come from: secret under privacy, unless asked otherwise.
+
+    A run that promises nothing has no secret: `config.seed` fixes it as a whole, but
+    for a `privacy.noise_seed` that is given.
+    """
+    known = config.privacy.noise_seed
+    if known is None and not config.privacy.enabled:
+        known = config.seed
+    return rng.root(known)
+
+
 def sampler(
     config: specs.RunConfig, num_units: int, num_devices: int, root: rng.Root
 ) -> sampling.Sampler:
@@ -522,7 +534,7 @@ def check(config: specs.RunConfig, data: datasets.Dataset, task: Task) -> None:
     """Raises what would stop the run later, before anything is trained."""
     num_devices = len(parallel.devices(config.train.num_devices))
     size = units.count(config, data)
-    sampled = sampler(config, size, num_devices, rng.root(config.privacy.noise_seed))
+    sampled = sampler(config, size, num_devices, root(config))
     variance = None
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     trainable_lib.partition(shapes, trainable(config))

@@ -105,7 +105,7 @@ def prepare(
     selection = build.trainable(config)
     keys = jax.random.key(config.seed)
     params = task.init(rng.stream(keys, "init"))
-    root = rng.root(config.privacy.noise_seed)
+    root = build.root(config)
     columns = units.columns(config, data)
     sampler = build.sampler(config, batches.size(columns), len(devices), root)
     clipper, plan, mechanism, variance = None, None, None, None

@@ -154,11 +154,10 @@ def _further(
     variant: specs.RunConfig, data, workdir: pathlib.Path
 ) -> list[evaluate.Predictions]:
     """Predictions on the test split of the same run from further seeds."""
-    out, privacy = [], variant.privacy
+    out, first = [], variant.privacy.noise_seed
     for n in range(1, variant.report.seeds):
-        if privacy.noise_seed is not None:
-            of_run = variant.privacy.noise_seed + n
-            privacy = dataclasses.replace(variant.privacy, noise_seed=of_run)
+        noise_seed = None if first is None else first + n
+        privacy = dataclasses.replace(variant.privacy, noise_seed=noise_seed)
         again = dataclasses.replace(variant, seed=variant.seed + n, privacy=privacy)
         name, task = f"{train.run_name(again)}, {n + 1}", build.task(again, data)
         place = workdir / f"seed-{again.seed}" / train.run_name(again)
