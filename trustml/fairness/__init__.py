@@ -10,13 +10,17 @@ Names to know:
   metrics; undefined is NaN with the reason, never 0.
 - `intervals.ci`, `floors.floor`: an interval for anything computed from counts, and how
   large a gap is where groups do not matter. Largest gaps and ratios: `contrasts`.
-- `ranking.auc_bias`: Subgroup, BPSN and BNSP AUC of many identities in one pass.
+- `ranking.auc_bias`: Subgroup, BPSN and BNSP AUC of many identities in one pass;
+  `delong`: variance of areas, and of the difference of two models, in closed form.
 - `sensitivity.prediction_sensitivity`: how far protected directions move a prediction,
   by VJPs and JVPs; `counterfactual.gap` is its baseline.
 - `association.weat`, `association.seat`, `ceat.ceat`: association tests.
 - `likelihood`: scores of sentences under causal and masked models; on them
   `stereoset`, `crows_pairs`, `bbq`, `templates`.
-- `polarity`: whom generated texts are about; `agreement`: do measures agree?
+- `polarity`: whom generated texts are about; `norms`: ratings of their words; `spread`:
+  how far means of groups lie apart, in clusters; `agreement`: do measures agree?
+- `excessive_risk`, `clipping_bias`: who pays for privacy, and why; `clients`: how
+  evenly a federation serves.
 - `groups.accuracy_by`: accuracy per group for a report, on plain arrays.
 
 Example::
