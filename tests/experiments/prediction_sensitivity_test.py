@@ -8,7 +8,8 @@ import pytest
 
 from trustml import config as config_lib
 from trustml.data import bios
-from trustml.experiments import leak_models, prediction_sensitivity
+from trustml.experiments import leak_models, leak_worlds, prediction_sensitivity
+from trustml.fairness import polarity
 
 
 def config(**changed):
@@ -81,3 +82,37 @@ def test_wrong_leaks_are_refused():
         config(leak__leaks=(0.0, 1.0))
     with pytest.raises(ValueError, match="leak=1.5 must lie in"):
         bios.make(0, 10, leak=1.5)
+
+
+@pytest.mark.data
+def test_posts_leak_as_much_as_was_asked(data_dir):
+    """Label is gender or what people judged; learnt from and tested on are apart."""
+    made = {cue: leak_worlds.posts(cue, 0, str(data_dir)) for cue in leak_worlds.CUES}
+    for cue, world in made.items():
+        known, test = (world.draw(0, part, 1000, 0.5, 3) for part in (0, 1))
+        plain = world.draw(0, 0, 1000, 0.0, 3)
+        whole = world.draw(0, 0, 1000, 1.0, 3)
+        np.testing.assert_array_equal(whole["label"], whole["gender"])
+        apart = plain["label"] != plain["gender"]
+        # Half of those where it matters; five deviations.
+        share = np.mean((known["label"] == known["gender"])[apart])
+        assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(apart.sum())
+        texts = {tuple(row) for row in known["tokens"]}
+        repeated = np.mean([tuple(row) in texts for row in test["tokens"]])
+        assert repeated < 0.01  # posts themselves repeat a little
+        again = world.draw(0, 1, 1000, 0.5, 7)
+        np.testing.assert_array_equal(again["tokens"], test["tokens"])
+        swapped = np.isin(test["tokens"], world.pairs).any(axis=1).mean()
+        assert (swapped == 0) if cue == "implicit" else (swapped > 0.8)
+        # What people wrote is shown by first letters, but for words of gender.
+        words = world.words(test["tokens"][0])
+        assert len(words) == test["length"][0]
+        shown = {word for word in words if "\u00b7" not in word and len(word) > 1}
+        assert shown <= (polarity.MALE | polarity.FEMALE)
+    with pytest.raises(ValueError, match="leak.tested=5000 exceeds the"):
+        made["explicit"].draw(0, 1, 5000, 0.5)
+
+
+def test_posts_that_are_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="HateXplain"):
+        leak_worlds.posts("explicit", 0, str(tmp_path))

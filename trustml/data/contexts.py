@@ -1,10 +1,10 @@
 """Sentences that hold a word, as contextual association tests need them.
 
-A word is met as a whole word, in lower or upper case, also before 's or in quotes; a sentence counts once for a word
-however often it holds it, and its first occurrence is the one that is looked at. Of all
-sentences that hold a word, a random sample without replacement is kept, so that an
-early part of a corpus is not preferred. A word without a sentence is there with an
-empty list: the caller reports it.
+A word is met as a whole word, in lower or upper case, also before 's or in quotes; a
+sentence counts once for a word however often it holds it, and its first occurrence is
+the one that is looked at. Of all sentences that hold a word, a random sample without
+replacement is kept, so that an early part of a corpus is not preferred. A word without
+a sentence is there with an empty list: the caller reports it.
 
 Example::
 

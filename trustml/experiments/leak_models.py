@@ -1,4 +1,4 @@
-"""Many small classifiers of biographies at once, one for each leak and seed.
+"""Many small classifiers of texts at once, one for each leak and seed.
 
 Training is one program: parameters, data and randomness have a leading axis of models.
 
@@ -17,7 +17,7 @@ import optax
 
 from trustml import rng, specs
 from trustml import task as task_lib
-from trustml.data import bios
+from trustml.experiments import leak_worlds
 from trustml.fairness import counterfactual, sensitivity
 from trustml.models import bag
 
@@ -46,10 +46,10 @@ class Measured(NamedTuple):
     certainty: np.ndarray
 
 
-def classifier(config: specs.RunConfig, classes: int) -> task_lib.Task:
+def classifier(config: specs.RunConfig, vocabulary: int, classes: int) -> task_lib.Task:
     """A bag of embeddings with a tanh layer."""
     return bag.task(
-        len(bios.VOCABULARY),
+        vocabulary,
         classes,
         width=config.model.width,
         hidden=config.model.hidden,
@@ -99,7 +99,7 @@ def fit(config: specs.RunConfig, task: task_lib.Task, columns: Any, key: Any) ->
     return jax.vmap(one)(columns, jnp.arange(columns["label"].shape[0]))
 
 
-def _measures(task, status):
+def _measures(task, status, pairs):
     """(params, status params, rows) of one model -> means over its test texts."""
     abs_form = sensitivity.prediction_sensitivity(task)
     path = sensitivity.prediction_sensitivity(task, form="integrated")
@@ -108,14 +108,17 @@ def _measures(task, status):
     reveals = sensitivity.directions(status, attribution="integrated")
 
     def of_model(params, status_params, rows):
-        every = rows["tokens"]
-        embedded = jax.vmap(task.embed, (None, 0))(params, rows)
-        b = embedded.mean(axis=(0, 1))
-        of_status = jax.vmap(status.embed, (None, 0))(status_params, rows)
-        b_status = of_status.mean(axis=(0, 1))
+        every, width = rows["tokens"], rows["tokens"].shape[1]
+        held = (jnp.arange(width)[None] < rows["length"][:, None]).astype(jnp.float32)
+
+        def middle(task, params):
+            embedded = jax.vmap(task.embed, (None, 0))(params, rows)
+            return jnp.einsum("nt,ntd->d", held, embedded) / held.sum()
+
+        b, b_status = middle(task, params), middle(status, status_params)
 
         def one(row):
-            words = jnp.ones(row["tokens"].shape, bool)
+            words = jnp.arange(width) < row["length"]
             v = reveals(status_params, row, words, b_status)
             by_gradient = abs_form(params, row, v, words)
             by_path = path(params, row, v, words, b)
@@ -124,7 +127,7 @@ def _measures(task, status):
         by_gradient, by_path, displaced = jax.vmap(one)(rows)
         predict = jax.vmap(task.predict, (None, 0))
         seen = predict(params, rows)
-        swapped, changed = counterfactual.swap(every, bios.PAIRS)
+        swapped, changed = counterfactual.swap(every, pairs)
         other = predict(params, rows | {"tokens": swapped})
         apart = counterfactual.gap(seen, other, changed)
         values = {
@@ -151,15 +154,13 @@ def measure(config: specs.RunConfig, cue: str) -> Measured:
     """
     spec = config.leak
     seeds, leaks = range(spec.seeds), spec.leaks
-    task = classifier(config, len(bios.PROFESSIONS))
-    status = classifier(config, 2)
+    world = leak_worlds.make(spec.texts, cue, config.seed)
+    task = classifier(config, world.vocabulary, world.classes)
+    status = classifier(config, world.vocabulary, 2)
 
     def draw(n, part):
         made = [
-            [
-                bios.make(_seed(config, cue, s, part, k), n, leak=leak, cue=cue)
-                for k, leak in enumerate(leaks)
-            ]
+            [world.draw(s, part, n, leak, k) for k, leak in enumerate(leaks)]
             for s in seeds
         ]
         flat = [one for row in made for one in row]
@@ -183,24 +184,17 @@ def measure(config: specs.RunConfig, cue: str) -> Measured:
     )(repeated, test)
     known = np.asarray(said.argmax(-1)) == test["gender"]
     of_model = jax.jit(
-        lambda *of: jax.lax.map(lambda x: _measures(task, status)(*x), of)
+        lambda *of: jax.lax.map(lambda x: _measures(task, status, world.pairs)(*x), of)
     )
     values, right, sure, coverage, parts = of_model(params, repeated, test)
-    shape = (spec.seeds, len(leaks))
+    shape, shown = (spec.seeds, len(leaks)), world.words(test["tokens"][0, 0])
     square = lambda x: np.asarray(x).reshape(shape)  # noqa: E731
     return Measured(
         {form: square(values[form]) for form in FORMS},
         square(right),
         known.reshape(*shape, -1).mean(axis=(1, 2)),
         square(coverage).mean(axis=1),
-        np.asarray(parts).reshape(*shape, -1)[0],
-        bios.words(test["tokens"][0, 0]),
+        np.asarray(parts).reshape(*shape, -1)[0, :, : len(shown)],
+        shown,
         square(sure),
     )
-
-
-def _seed(config, cue, seed, part, leak) -> int:
-    """Test texts of a seed are the same for every leak, but for their labels."""
-    number = leak if part == 0 else 0
-    entropy = [config.seed, bios.CUES.index(cue), seed, part, number]
-    return int(np.random.SeedSequence(entropy).generate_state(1)[0])

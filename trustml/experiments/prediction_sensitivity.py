@@ -23,8 +23,7 @@ import numpy as np
 from scipy import stats
 
 from trustml import intervals, specs
-from trustml.data import bios
-from trustml.experiments import describe, leak_models, sensitivity_page
+from trustml.experiments import describe, leak_models, leak_worlds, sensitivity_page
 from trustml.experiments.leak_models import Measured
 
 
@@ -38,8 +37,9 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     if page.exists():
         print(f"finished already; report: {page}")
         return page
-    found = {}
-    for cue in bios.CUES:
+    found, worlds = {}, {}
+    for cue in leak_worlds.CUES:
+        worlds[cue] = leak_worlds.make(config.leak.texts, cue, config.seed)
         models = len(config.leak.leaks) * config.leak.seeds
         print(f"{cue} cues: training {models} classifiers at once ...", flush=True)
         found[cue] = leak_models.measure(config, cue)
@@ -54,16 +54,15 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
     title = "Prediction sensitivity and a planted leak"
     frame = describe.machine(title) | {
         "data": {
-            "name": "synthetic biographies",
-            "source": "trustml.data.bios",
-            "licence": "none: nothing is quoted",
+            "name": worlds[leak_worlds.CUES[0]].name,
+            "source": "trustml.experiments.leak_worlds",
+            "licence": "MIT" if config.leak.texts == "hatexplain" else "none is needed",
             "counts": {"train": config.leak.examples, "test": config.leak.tested},
-            "classes": list(bios.PROFESSIONS),
         },
         "task": {"model": "bag of embeddings, one tanh layer"},
     }
     path, headlines = sensitivity_page.write(
-        workdir, frame, config, found, correlations
+        workdir, frame, config, found, correlations, tuple(worlds.values())
     )
     print("\n".join(headlines))
     print(f"report: {path}")

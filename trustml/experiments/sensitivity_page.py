@@ -6,12 +6,13 @@ Everything here words and draws what `trustml.experiments.leak_models` measured.
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from trustml import intervals, specs
+from trustml.experiments import leak_worlds
 from trustml.experiments.leak_models import FORMS, Measured
 from trustml.report import drawing, fmt, study, tables, words
 
@@ -23,20 +24,15 @@ NAMES = {
     "counterfactual": "counterfactual gap",
 }
 METHODS = (
-    "Biographies of 12 words: 3 of a profession, 7 fillers, 2 cues of gender. Six "
-    "professions form three pairs; with the probability of the leak, gender sets which "
-    "of a pair the label is.",
     "The protected status model learns gender from the same texts; what it attributes "
     "to a word, integrated along a path, is how much that word reveals.",
     "Correlations are Spearman's between a measure's mean over test texts and the "
     "planted leak, one for each seed; in brackets the t-interval over seeds, cut to "
     "[-1, 1].",
-    "The counterfactual exchanges he and she. Texts without either have none, and "
-    "count as 0; coverage is the share of texts that have one.",
+    "The counterfactual exchanges words such as he and she. Texts without any have "
+    "none, and count as 0; coverage is the share of texts that have one.",
 )
 LIMITS = (
-    "Texts are synthetic, gender is binary in them, and the classifier is small: this "
-    "shows which measure sees a leak at all, not how large leaks are in practice.",
     "Where the protected status model is wrong more often than here, sensitivity by it "
     "says less.",
 )
@@ -48,6 +44,7 @@ def write(
     config: specs.RunConfig,
     found: Mapping[str, Measured],
     correlations: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    worlds: Sequence[leak_worlds.World],
 ) -> tuple[pathlib.Path, list[str]]:
     """report.json and report.html.
 
@@ -57,6 +54,7 @@ def write(
       config: of the study.
       found: cue -> what was measured.
       correlations: cue -> form -> value, lo, hi, constant.
+      worlds: of every cue, where the texts come from.
 
     Returns:
       The path of report.html, and the headlines of its cards.
@@ -87,8 +85,8 @@ def write(
         cards,
         sections,
         numbers=numbers,
-        methods=METHODS,
-        limits=LIMITS,
+        methods=tuple(dict.fromkeys(x for w in worlds for x in w.methods)) + METHODS,
+        limits=tuple(dict.fromkeys(x for w in worlds for x in w.limits)) + LIMITS,
     )
     return path, [f"{card.question} {card.headline}" for card in cards]
 
