@@ -26,6 +26,16 @@ ETA, BATCH = 0.3, 5
 LOSS = worlds.loss
 
 
+def one_device(batch_size=BATCH, **settings):
+    return rounds.Settings(
+        jit=jax.jit,
+        lanes=1,
+        batch_size=batch_size,
+        devices=jax.devices()[:1],
+        **settings,
+    )
+
+
 def play(
     algorithm,
     world,
@@ -36,22 +46,15 @@ def play(
     params=None,
     memory=False,
     given=(),
+    finite=True,
 ):
     """Rounds with all clients; the server's model after them."""
-    settings = rounds.Settings(
-        jit=jax.jit,
-        lanes=1,
-        batch_size=BATCH,
-        capacity=16,
-        epochs=epochs,
-        devices=jax.devices()[:1],
-    )
     people = len(world.sizes)
     made = rounds.make(
         algorithm,
         chain.chain(weighting.of(rules.mean() if uniform else rules.by_data())),
         population=people,
-        settings=settings,
+        settings=one_device(capacity=16, epochs=epochs),
     )
     offsets = world.offsets
 
@@ -68,7 +71,7 @@ def play(
     for number in range(count):
         key = jax.random.fold_in(jax.random.key(1), number)
         state, info = made.run(state, key, chosen, place)
-    assert np.isfinite(info.records().algorithm.loss).all()
+    assert np.isfinite(info.records().algorithm.loss).all() == finite
     return state if memory else state.server.params
 
 
@@ -147,6 +150,55 @@ def test_fednova_with_equal_steps_is_fedavg(momentum):
         ),
         play(averaging.fedavg(LOSS, sgd, ONE), world),
     )
+
+
+K, COHORT = 20, np.array([1, 4, 7, 9, 15, 16, 18])
+COUNTS = np.arange(5, 25)  # n_k
+CHANCES = np.full(K, 0.25)
+RULES = {
+    "mean": rules.mean(),
+    "mean over a constant": rules.mean(5.0),
+    "by data": rules.by_data(),
+    "capped": rules.capped_data(16.0),
+    "capped over a constant": rules.capped_data(16.0, COUNTS, CHANCES),
+    "horvitz_thompson": rules.horvitz_thompson(COUNTS, CHANCES),
+    "hajek": rules.hajek(COUNTS, CHANCES),
+}
+
+
+def linear(params, example, key):
+    """A loss of constant gradient: after t steps y - x = -ETA t x_k."""
+    del key
+    return jnp.vdot(params, example["x"])
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_fednova_steps_by_the_mean_length_under_every_rule_of_weights(name):
+    rule = RULES[name]
+    made = rounds.make(
+        control.fednova(linear, learning_rate=ETA, server=ONE),
+        chain.chain(weighting.of(rule)),
+        population=K,
+        settings=one_device(batch_size=1, capacity=8),
+    )
+    pulls = np.random.default_rng(0).normal(size=(K, 3)).astype(np.float32)
+    weights = rule.of(COHORT, COUNTS[COHORT])
+    divisor = rule.total or weights.sum()
+    for steps in (np.full(7, 3), np.arange(1, 8)):
+        state, _ = made.run(
+            made.init(jnp.zeros(3)),
+            jax.random.key(0),
+            rounds.Chosen(COHORT, steps, weights, rule.total),
+            lambda handed: ({"x": jnp.asarray(pulls)}, np.repeat(COHORT, handed)),
+        )
+        length = (weights * steps).sum() / weights.sum()
+        directions = -ETA * (weights @ pulls[COHORT]) / divisor
+        np.testing.assert_allclose(
+            state.server.params, length * directions, rtol=1e-5, atol=1e-7
+        )
+        if len(set(steps)) == 1:  # then it is the sum of s_k (y_k - x) over W: FedAvg
+            fedavg = (weights * steps) @ pulls[COHORT] * -ETA / divisor
+            np.testing.assert_allclose(length * directions, fedavg, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -282,6 +334,55 @@ def test_afl_moves_lambda_towards_the_domain_with_the_largest_loss():
     # On the segment the nearest point takes off the same from both, if both stay > 0.
     expected = np.clip(point - (point.sum() - 1) / 2, 0, 1)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_afl_hears_no_loss_of_a_client_that_is_not_heard():
+    algorithm = fair.afl(
+        linear, SGD, ONE, domains=np.arange(3), learning_rate=0.5
+    )._replace(first=fair.mean_loss(lambda params, example, key: example["x"].sum()))
+    made = rounds.make(
+        algorithm,
+        chain.chain(),
+        population=3,
+        settings=one_device(batch_size=1, capacity=4),
+    )
+    losses = np.array([0.1, 0.3, 90.0])
+    data = {"x": jnp.asarray(losses[:, None], jnp.float32)}
+    for arrived, said in (
+        # 1/3 + [0.05, 0.15, 0], less the mean of what was added.
+        ([1, 1, 0], 1 / 3 + np.array([0.05, 0.15, 0.0]) - 0.2 / 3),
+        ([1, 1, 1], [0, 0, 1]),
+    ):
+        # The largest number first: places are not numbers.
+        chosen = rounds.Chosen(
+            np.arange(3)[::-1],
+            np.ones(3, int),
+            np.ones(3),
+            arrived=np.bool_(arrived[::-1]),
+        )
+        state, _ = made.run(
+            made.init(jnp.zeros(1)),
+            jax.random.key(0),
+            chosen,
+            lambda handed: (data, np.repeat([2, 1, 0], handed)),
+        )
+        np.testing.assert_allclose(state.server.weights, said, atol=1e-6)
+
+
+def test_a_message_that_is_no_number_is_not_remembered():
+    world = worlds.make(np.full(2, 5))
+    world.data["x"][:5] = np.nan
+    state = play(
+        control.scaffold(LOSS, learning_rate=ETA, server=ONE),
+        world,
+        count=1,
+        uniform=True,
+        memory=True,
+        finite=False,
+    )
+    for leaf in jax.tree.leaves(state.memory[0]):
+        assert not leaf[0].any()
+        assert leaf[1].any()
 
 
 def test_the_simplex():

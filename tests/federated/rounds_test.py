@@ -12,9 +12,16 @@ from scipy import stats
 from tests.federated import worlds
 from trustml import rng
 from trustml.federated import rounds, weighting
-from trustml.federated.aggregation import chain, clipping, dp, secure
+from trustml.federated.aggregation import chain, clipping, compression, dp, secure
 from trustml.federated.aggregation import weighting as links
-from trustml.federated.algorithms import averaging, clusters, control, fair, mime
+from trustml.federated.algorithms import (
+    averaging,
+    clusters,
+    control,
+    fair,
+    mime,
+    personal,
+)
 
 
 def test_weights_or_totals_that_the_noise_is_not_made_for_are_refused():
@@ -100,10 +107,11 @@ def test_cohorts_that_are_none_are_refused(changed, said):
             learning_rate=0.1,
         ),
         control.scaffold(worlds.loss, learning_rate=0.1, server=optax.sgd(1.0)),
+        control.fednova(worlds.loss, learning_rate=0.1, server=optax.sgd(1.0)),
         control.feddyn(worlds.loss, optax.sgd(0.1), alpha=0.1),
         clusters.ifca(worlds.loss, optax.sgd(0.1), optax.sgd(1.0), models=2),
     ],
-    ids=["mime", "afl", "scaffold", "feddyn", "ifca"],
+    ids=["mime", "afl", "scaffold", "fednova", "feddyn", "ifca"],
 )
 def test_noise_covers_all_that_the_server_is_told(algorithm):
     links_ = clipping.clip(1.0), links.of(weighting.mean(4)), dp.central(1.0)
@@ -204,6 +212,62 @@ def test_clients_without_examples_are_neither_dropouts_nor_counted():
         models.append(state.server.params)
     # Rounding to 2^-20 moves each of three messages by half of that.
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2.0**-20), *models)
+
+
+SGD, ONE = optax.sgd(0.3), optax.sgd(1.0)
+PERSONAL = {
+    "ditto": lambda: personal.ditto(worlds.loss, SGD, ONE, pull=0.5),
+    "pfedme": lambda: personal.pfedme(
+        worlds.loss, ONE, learning_rate=0.1, inner_learning_rate=0.3, pull=1.0
+    ),
+    "fedrep": lambda: personal.fedrep(
+        worlds.loss, SGD, ONE, is_head=lambda p: "head" in p
+    ),
+    "apfl": lambda: personal.apfl(worlds.loss, ONE, learning_rate=0.3),
+}
+WITH_MESSAGES = {
+    "scaffold": lambda: control.scaffold(worlds.loss, learning_rate=0.3, server=ONE),
+    "feddyn": lambda: control.feddyn(worlds.loss, SGD, alpha=0.5),
+}
+
+
+@pytest.mark.parametrize("name", [*PERSONAL, *WITH_MESSAGES])
+def test_who_is_not_heard_keeps_what_is_personal_and_nothing_else(name):
+    world = worlds.make(np.full(4, 10))
+    algorithm = {**PERSONAL, **WITH_MESSAGES}[name]()
+    made = rounds.make(
+        algorithm,
+        chain.chain(compression.top_k(0.2)),
+        population=5,
+        settings=rounds.Settings(
+            jit=jax.jit, lanes=1, batch_size=5, capacity=8, devices=jax.devices()[:1]
+        ),
+    )
+    begun = made.init(world.params)
+    fresh = jax.tree.map(np.copy, begun.memory)
+    # Client 2 is not heard, 3 has nothing to train on, 4 is not asked.
+    sizes, arrived = np.array([10, 10, 10, 0]), np.array([True, True, False, True])
+    state, _ = made.run(
+        begun,
+        jax.random.key(0),
+        rounds.Chosen(np.arange(4), sizes, np.ones(4), arrived=arrived),
+        lambda handed: (jax.tree.map(jnp.asarray, world.data), np.arange(30)),
+    )
+    moved = [
+        np.any(
+            [
+                (new != old).reshape(5, -1).any(1)
+                for new, old in zip(
+                    jax.tree.leaves(part), jax.tree.leaves(before), strict=True
+                )
+            ],
+            axis=0,
+        ).tolist()
+        for part, before in zip(state.memory, fresh, strict=True)
+    ]
+    own = name in PERSONAL
+    assert algorithm.personal_memory == own == (algorithm.personal is not None)
+    assert moved == [[True, True, own, False, False], [True, True] + [False] * 3]
 
 
 @pytest.mark.parametrize(

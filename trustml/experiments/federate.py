@@ -67,6 +67,7 @@ class Trained(NamedTuple):
       noise_multiplier: z; None without noise.
       rows: of metrics.jsonl.
       taken: int64[K], rounds that each client took part in, and was heard.
+      trained_in: int64[K], rounds in which each trained, heard or not.
       rounds: how many there were.
       absent: who could not be heard, and why.
       tally: what became of those that were asked.
@@ -85,6 +86,7 @@ class Trained(NamedTuple):
     noise_multiplier: float | None
     rows: list[dict[str, Any]]
     taken: np.ndarray
+    trained_in: np.ndarray
     rounds: int
     absent: absence.Absence
     tally: absence.Tally
@@ -176,13 +178,15 @@ def fit(
         print(lane_probe.sentence(way))
     made = build_rounds(way, clients)
     state = made.init(params, rng.stream(root, "noise"))
-    taken, tally = np.zeros(clients, np.int64), absence.nothing_yet()
+    taken, trained_in = np.zeros((2, clients), np.int64)
+    tally = absence.nothing_yet()
     words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
 
     def kept():
         return {
             "state": state,
             "taken": taken,
+            "trained_in": trained_in,
             "tally": tally,
             "seed": seed,
             "observed": _observed(selected),
@@ -195,6 +199,7 @@ def fit(
     else:
         first, old = found.step, found.state
         state, taken, tally = old["state"], old["taken"], old["tally"]
+        trained_in = old["trained_in"]
         seed = old["seed"]
         chosen_by = absent.selector(federation.selector(config, clients, seed))
         selected = chosen_by.init(timeline.sizes(calendar, 0))
@@ -249,6 +254,7 @@ def fit(
             infos.append(info)
             used.append(info.utilization)
             taken[members[fate.heard]] += 1
+            trained_in[members[fate.steps > 0]] += 1
             tally = absence.count(tally, fate)
             done = number + 1
             if chosen_by.listens:
@@ -289,6 +295,7 @@ def fit(
         noise_multiplier=z,
         rows=writer_lib.read(workdir / "metrics.jsonl"),
         taken=taken,
+        trained_in=trained_in,
         rounds=total,
         absent=absent,
         tally=tally,
@@ -434,6 +441,7 @@ def _metrics(infos, chosen) -> dict[str, Any]:
         "nonprivate/nonfinite": int(
             sum((~record.aggregator.finite).sum() for record in records)
         ),
+        "nonprivate/clamped": sum(int(info.clamped) for info in infos),
     }
 
 

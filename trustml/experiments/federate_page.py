@@ -148,7 +148,12 @@ def write(
         sections,
         numbers=found,
         methods=(*METHODS, _measured(own, trained)),
-        limits=(*LIMITS, *_on_training(trained), *_uncovered(config, data, trained)),
+        limits=(
+            *LIMITS,
+            *_on_training(trained),
+            *_uncovered(config, data, trained),
+            *_clamped(trained),
+        ),
     )
     return path, tested
 
@@ -184,7 +189,7 @@ class Clients(NamedTuple):
     Attributes:
       server: of the server's model.
       own: of the clients' own models; None where they have none. NaN for clients that
-        took part in no round.
+        trained in no round.
       examples: int64[K], that these are means over.
       n_min: examples that a client needs to count in quantiles.
     """
@@ -214,7 +219,7 @@ def by_client(task: task_lib.Task, trained: Any, kind: str) -> Clients:
     server, own = accuracies(None, ()), None
     if trained.personal is not None:
         own = accuracies(trained.personal, trained.memory)
-        own = np.where(trained.taken > 0, own, np.nan)
+        own = np.where(trained.trained_in > 0, own, np.nan)
     source.close()
     return Clients(server, own, sizes, N_MIN if sizes.max() >= N_MIN else 1)
 
@@ -237,7 +242,7 @@ def deciles(sizes: np.ndarray, own: np.ndarray, taken: np.ndarray) -> list[dict]
 
 
 def personalised(found: Clients) -> dict[str, Any] | None:
-    """The server's model and their own, on the same clients: those that took part."""
+    """The server's model and their own, on the same clients: those that trained."""
     if found.own is None or not np.isfinite(found.own).any():
         return None
     both = np.isfinite(found.own)
@@ -331,7 +336,7 @@ def served(own: Clients, strata: list[dict], apart: Any, on: str) -> words.Card:
         means = [fmt.percent(apart[name]["client_mean"]) for name in ("own", "server")]
         personal = (
             f"Clients' own models have {means[0]} on average over the clients that "
-            f"took part, the server's {means[1]} there.",
+            f"trained, the server's {means[1]} there.",
         )
     return words.Card(
         "Whom does it serve worse?",
@@ -493,6 +498,17 @@ def _on_training(trained: Any) -> tuple[str, ...]:
     if trained.tests is not None:
         return ()
     return ("Accuracy on clients' own examples is accuracy on training data.",)
+
+
+def _clamped(trained: Any) -> tuple[str, ...]:
+    many = sum(row.get("nonprivate/clamped", 0) for row in trained.rows)
+    if not many:
+        return ()
+    return (
+        f"Sums in integers clamped {many:,} coordinates of messages: they are wrong "
+        "there. Lower the learning rate or federated.cohort, or set "
+        "federated.exact=False.",
+    )
 
 
 def _uncovered(config: specs.RunConfig, data: Any, trained: Any) -> tuple[str, ...]:

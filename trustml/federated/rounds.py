@@ -20,6 +20,8 @@ Example::
         state, info = rounds_.run(state, key, chosen, place)
 """
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,9 +29,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trustml import _validate, parallel, rng
+from trustml import parallel, rng
 from trustml.federated import lanes as lanes_lib
-from trustml.federated import sweep
+from trustml.federated import refusals, sweep
 from trustml.federated.aggregation import chain, link
 from trustml.federated.algorithms import base
 
@@ -56,7 +58,8 @@ class Settings(NamedTuple):
       narrowing: whether lanes fall along the ladder as they end; each of its widths is
         compiled.
       window: S.
-      exact: sums in int32; refused where noise is added to such a sum.
+      exact: sums in int32; refused where noise is added to such a sum, where a part of
+        the message has no bound, and where a rule follows the order of its rows.
       gamma: their step.
       devices: all where None.
       backend: of `parallel.map_sum`.
@@ -88,7 +91,7 @@ class Chosen(NamedTuple):
       total: W, what the sum of messages is divided by where that is a constant;
         `Weighting.total`.
       arrived: bool[M], whose message reaches the server; None: all. Others train for
-        nothing.
+        themselves; see `FederatedAlgorithm.personal_memory`.
       given: pytree of arrays [M, ...], what else each client is told, for algorithms
         without a first sweep, whose records are told otherwise.
     """
@@ -107,8 +110,10 @@ class State(NamedTuple):
     Attributes:
       server: of the algorithm; `server.params` is the model.
       aggregator: of the aggregator.
-      memory: pytree of arrays [K, ...] of the host, what clients remember; () if
-        nothing. Written in place, at the very end of a round.
+      memory: pair of pytrees of arrays [K, ...] of the host, what clients remember for
+        the algorithm and for the aggregator; () if nothing. Written in place, at the
+        very end of a round: what goes with a message only for clients that were heard,
+        what is personal for all that trained.
     """
 
     server: Any
@@ -130,7 +135,8 @@ class Info(NamedTuple):
       records: () -> `Record` of arrays [M]; waits for the round.
       steps: int64[M].
       utilization: useful share of the executed steps of lanes.
-      clamped: int32[], coordinates that exact mode had to clamp.
+      clamped: int32[], coordinates that exact mode had to clamp, over both sweeps; the
+        round is wrong where there is one.
       aggregate: `link.Info`.
     """
 
@@ -174,12 +180,13 @@ def make(
 
     Raises:
       ValueError: when built, for settings out of bounds, and where the aggregator adds
-        noise while the algorithm needs exact figures of clients, or sums are exact;
-        when run, for weights that are negative, not finite, or beyond what the noise
-        is made for.
+        noise while the algorithm needs exact figures of clients, or sums are exact, or
+        where exact sums are asked of what cannot give them; when run, for weights that
+        are negative, not finite, or beyond what the noise is made for.
     """
-    _check_reveals(algorithm, aggregator)
-    _check_exact(aggregator, settings)
+    refusals.check_parts(
+        algorithm, aggregator, exact=settings.exact, gamma=settings.gamma
+    )
     options: Any = settings._asdict()
     stacked = aggregator.collect == "stack"
     train = sweep.make(_through(algorithm, aggregator, stacked), **options)
@@ -189,8 +196,14 @@ def make(
         first = sweep.make(algorithm.first, **once)
 
     def finish(server, agg_state, totals, scale, numbers, weights, arrived, rest):
-        records, asked, total, key = rest
-        cohort = link.cohort(weights, arrived, expected_weight=total, selected=asked)
+        records, asked, (total, heard), clamped, key = rest
+        cohort = link.cohort(
+            weights,
+            arrived,
+            expected_weight=total,
+            selected=asked,
+            weight_sum=heard,
+        )
         if stacked:
             message = records.message
         else:
@@ -201,9 +214,11 @@ def make(
             clients=cohort.count.astype(jnp.float32),
             population=jnp.float32(population),
             numbers=numbers,
+            arrived=cohort.mask,
             records=records.record.algorithm,
         )
-        return algorithm.server(server, gathered), agg_state, info
+        clamped = clamped + totals.clamped
+        return algorithm.server(server, gathered), agg_state, info, clamped
 
     devices = settings.devices or parallel.devices()
 
@@ -217,13 +232,14 @@ def make(
 
     finish_jit = settings.jit(finish)
     prepare_jit = settings.jit(
-        lambda server, totals, scale, count, numbers, records: algorithm.prepare(
+        lambda server, totals, scale, numbers, arrived, records: algorithm.prepare(
             server,
             base.Gathered(
                 base.scaled(scale, totals.message),
-                count,
+                arrived.sum(dtype=jnp.float32),
                 jnp.float32(population),
                 numbers,
+                arrived,
                 records,
             ),
         )
@@ -255,31 +271,36 @@ def make(
         # or every program would be compiled a second time.
         server, agg_state, key = home((state.server, state.aggregator, key))
         memory = state.memory
-        sizes = np.asarray(chosen.sizes)
+        numbers, sizes = np.asarray(chosen.numbers), np.asarray(chosen.sizes)
         weights = np.asarray(chosen.weights, np.float64)
-        _check_cohort(chosen, population, aggregator.release is not None)
-        arrived = chosen.arrived
-        arrived = np.ones(len(sizes), bool) if arrived is None else arrived
+        private = aggregator.release is not None
+        refusals.check_cohort(chosen, population=population, private=private)
+        arrived = np.ones(len(sizes), bool)
+        if chosen.arrived is not None:
+            arrived = np.asarray(chosen.arrived, bool)
         used = np.where(arrived, weights, 0.0)
-        total = _divisor(aggregator, chosen, used)
+        total = refusals.divisor(aggregator, chosen, used)
         scale = float(used.max(initial=0.0)) or 1.0
         model, (first_key, train_key, server_key) = announce_jit(server, key)
-        given = chosen.given
+        given, clamped = chosen.given, np.int32(0)
         if first is not None:
             swept = _sweep(first, model, first_key, chosen, used / scale, (), (), place)
             met = swept.steps > 0
-            heard = (used / scale)[met].sum()
+            heard = math.fsum((used / scale)[met])
+            given = sweep.of_clients(swept, swept.records)
+            # In the order of their numbers: a layout must not show in what is made.
+            rows = functools.partial(_in_order, numbers, settings.capacity)
             server = prepare_jit(
                 server,
                 swept.totals,
                 np.float32(1 / heard if heard else 0.0),
-                np.float32(np.count_nonzero(arrived & met)),
-                _at(swept, chosen.numbers, population),
-                swept.records,
+                rows(numbers, population),
+                rows(arrived & met, False),
+                jax.tree.map(lambda x: rows(x, 0), given),
             )
-            given = sweep.of_clients(swept, swept.records)
+            clamped = swept.totals.clamped
             model, _ = announce_jit(server, key)
-        own = jax.tree.map(lambda x: x[chosen.numbers], memory)
+        own = jax.tree.map(lambda x: x[numbers], memory)
         swept = _sweep(
             train,
             (model, agg_state),
@@ -292,107 +313,37 @@ def make(
         )
         busy = swept.steps > 0  # others have nothing to send, and drop out of nothing
         there = arrived & busy
-        server, agg_state, aggregate = finish_jit(
+        server, agg_state, aggregate, clamped = finish_jit(
             server,
             agg_state,
             swept.totals,
             np.float32(scale),
-            _at(swept, chosen.numbers, population),
+            _at(swept, numbers, population),
             _at(swept, used.astype(np.float32), 0),
             _at(swept, there, False),
             (
                 swept.records,
                 _at(swept, busy, False),
-                np.float32(total),
+                np.array([total, math.fsum(used[there])], np.float32),
+                clamped,
                 server_key,
             ),
         )
         if jax.tree.leaves(memory):
             fresh = sweep.of_clients(swept, swept.memory)
-            jax.tree.map(_write(chosen.numbers), memory, fresh)
+            trained = busy if algorithm.personal_memory else there
+            for kept, rows, new in zip((trained, there), memory, fresh, strict=True):
+                jax.tree.map(_write(numbers, kept), rows, new)
         info = Info(
             lambda: sweep.of_clients(swept, swept.records.record),
             swept.steps,
             swept.utilization,
-            swept.totals.clamped,
+            clamped,
             aggregate,
         )
         return State(server, agg_state, memory), info
 
     return Rounds(init, run, lambda sizes: train.rows(sizes).steps)
-
-
-def _check_cohort(chosen, population, private) -> None:
-    """Raises if the cohort is not one of M clients, each once where there is noise."""
-    numbers, m = np.asarray(chosen.numbers), len(chosen.numbers)
-    for name in ("sizes", "weights", "arrived"):
-        value = getattr(chosen, name)
-        if value is not None and np.shape(value) != (m,):
-            bound = f"must be one for each of the {m} clients"
-            _validate.fail(name, f"array of shape {np.shape(value)}", bound)
-    wrong = numbers[(numbers < 0) | (numbers >= population)]
-    if wrong.size:
-        bound = f"is none of the {population} clients"
-        _validate.fail("numbers", int(wrong[0]), bound)
-    if private and len(np.unique(numbers)) < m:
-        bound = "holds a client twice, and the noise is for one message of each"
-        _validate.fail("numbers", f"a cohort of {m}", bound, "take everybody once")
-
-
-def _check_reveals(algorithm, aggregator) -> None:
-    if aggregator.release is not None and algorithm.reveals:
-        raise ValueError(
-            f"algorithm needs clients' exact {algorithm.reveals}, which a chain with "
-            "noise does not give; use averaging.fedavg, or a chain without noise."
-        )
-
-
-def _check_exact(aggregator, settings) -> None:
-    """Raises where integers would be summed after clipping, and made noisy.
-
-    A message of P coordinates gains gamma sqrt(P) / 2 of L2 norm by rounding. Its step,
-    and where it is clamped, also follow the largest weight and the size of the cohort,
-    so one client moves how all others are rounded. Stacks are not summed in lanes.
-    """
-    if settings.exact and aggregator.release is not None:
-        if aggregator.collect == "sum":
-            bound = (
-                f"rounds messages to multiples of gamma={settings.gamma:g} after they "
-                "are clipped, which the declared sensitivity does not cover"
-            )
-            cure = "set it to False, or sum with secure.modular_sum"
-            _validate.fail("federated.exact", True, bound, cure)
-
-
-def _divisor(aggregator, chosen, used) -> float:
-    """W of a round, if the chain was made for it and for these weights.
-
-    Sizes, and with them weights, may change after a chain was made; the noise is for
-    the largest weight that its rule knew.
-    """
-    weights = np.asarray(chosen.weights, np.float64)
-    rule, total = aggregator.rule, chosen.total
-    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
-    if wrong.size:
-        bound = f"of rule {rule.name!r} must be finite and >= 0"
-        cure = "0 leaves a client out"
-        _validate.fail(f"weights[{wrong[0]}]", float(weights[wrong[0]]), bound, cure)
-    most = None if aggregator.release is None else rule.s_max
-    largest = float(weights.max(initial=0.0))
-    if most is not None and largest > most * (1 + 1e-9):
-        bound = f"must be at most {most:g}, which the noise is made for"
-        cure = "make the chain with the rule whose weights are largest"
-        _validate.fail("weights", largest, bound, cure)
-    if rule.total is None:
-        if not largest and np.any(np.asarray(chosen.sizes) > 0):
-            bound = f"of rule {rule.name!r} are zero for all {len(weights)} clients"
-            _validate.fail("weights", 0.0, bound, "give one of them a weight")
-        return float(used.sum()) or 1.0
-    if total is None:
-        cure = "give the total of the rule of this round"
-        bound = f"says nothing of what divides by {rule.name}"
-        _validate.fail("total", total, bound, cure)
-    return _validate.positive("total", total, "select clients that count")
 
 
 class _Kept(NamedTuple):
@@ -422,9 +373,14 @@ def _through(algorithm, aggregator, stacked) -> lanes_lib.Program:
             memory[1],
             jax.random.fold_in(key, _AGGREGATOR),
         )
+        own = outcome.memory
+        if not algorithm.personal_memory:  # a message that is no number is not sent
+            own = jax.tree.map(
+                lambda new, old: jnp.where(record.finite, new, old), own, memory[0]
+            )
         record = _Kept(Record(outcome.record, record), message if stacked else ())
         summed = () if stacked else message
-        return lanes_lib.Outcome(summed, (outcome.memory, kept), record)
+        return lanes_lib.Outcome(summed, (own, kept), record)
 
     return lanes_lib.Program(start, step, finish)
 
@@ -474,9 +430,17 @@ def _bound(leaf, devices) -> bool:
     )
 
 
-def _write(numbers):
+def _in_order(numbers, capacity, values, empty):
+    """Rows [M, ...] by ascending client, then `empty` up to the capacity."""
+    values = np.asarray(values)
+    out = np.full((capacity, *values.shape[1:]), empty, values.dtype)
+    out[: len(values)] = values[np.argsort(numbers, kind="stable")]
+    return out
+
+
+def _write(numbers, kept):
     def write(rows, fresh):
-        rows[numbers] = fresh
+        rows[numbers[kept]] = fresh[kept]
 
     return write
 

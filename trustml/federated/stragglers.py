@@ -256,7 +256,7 @@ def report(rounds: Sequence[Realised]) -> Report:
 
 
 def rates(
-    heard: Sequence[Int[np.ndarray, " m"]], values: Float[np.ndarray, " K"]
+    heard: Sequence[Int[np.ndarray, " _"]], values: Float[np.ndarray, " K"]
 ) -> Float[np.ndarray, " 10"]:
     """How often clients were heard per round, by tenths of them in order of `values`.
 

@@ -328,6 +328,14 @@ class RunConfig:
         if spec.needs_sgd and self.optimizer.name != "sgd":
             bound = f"is not what federated.algorithm={spec.algorithm!r} is made of"
             _validate.fail("optimizer.name", self.optimizer.name, bound, "set it 'sgd'")
+        if spec.exact and spec.algorithm == "qffl":
+            bound = "sends powers of losses, which integers have no bound for"
+            cure = "set federated.exact=False"
+            _validate.fail("federated.algorithm", "qffl", bound, cure)
+        if spec.exact and spec.robust not in ("", "median"):
+            bound = "is not equal to the bit on every layout, as federated.exact=True"
+            cure = "set it to 'median', or federated.exact=False"
+            _validate.fail("federated.robust", spec.robust, bound, cure)
         if self.privacy.enabled:
             self._check_private_federation()
 

@@ -65,6 +65,8 @@ class Aggregator(NamedTuple):
         A number where the clip norm is fixed; state None stands for the first round.
       rule: how much a client counts, of `trustml.federated.weighting`.
       release: what the accountant has to know; None without noise.
+      ordered: the link whose result follows, in its last bits, the order of the rows;
+        '' where none does.
       explain: () -> the chain in words, a line for each link.
     """
 
@@ -77,6 +79,7 @@ class Aggregator(NamedTuple):
     rule: rules.Weighting
     release: link.Release | None
     explain: Callable[[], str]
+    ordered: str = ""
 
 
 def chain(*links: Any) -> Aggregator:
@@ -173,6 +176,7 @@ def chain(*links: Any) -> Aggregator:
         rule=weight.rule,
         release=None if noise is None else noise.release(bounds(before)),
         explain=explain,
+        ordered=next((one.label for one in links if one.ordered), ""),
     )
 
 

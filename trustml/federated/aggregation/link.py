@@ -165,6 +165,7 @@ class Link(NamedTuple):
       collect: 'sum' or 'stack'; for the stage 'collect'.
       robust: the rule is an average by itself, without a sensitivity.
       fixed_norm: whether the clip norm has to be the same in all rounds.
+      ordered: whether the last bits of the result follow the order of rows.
       rule: `weighting.Weighting`; for the stage 'weight'.
       largest_weight: s_max of the rule, None where there is none.
       bit_stddev: see `Bounds`.
@@ -182,13 +183,16 @@ class Link(NamedTuple):
     collect: str = "sum"
     robust: bool = False
     fixed_norm: bool = False
+    ordered: bool = False
     rule: Any = None
     largest_weight: float | None = None
     bit_stddev: float | None = None
     release: Callable[..., Release] | None = None
 
 
-def cohort(weights, mask=None, *, expected_weight, selected=None) -> Cohort:
+def cohort(
+    weights, mask=None, *, expected_weight, selected=None, weight_sum=None
+) -> Cohort:
     """The cohort of a round, from one row per client and any number of empty rows.
 
     Args:
@@ -196,6 +200,8 @@ def cohort(weights, mask=None, *, expected_weight, selected=None) -> Cohort:
       mask: bool[m], whose message arrived; None for all.
       expected_weight: W, a public constant, > 0; `Weighting.total`.
       selected: bool[m], who was asked; None for those whose message arrived.
+      weight_sum: of those whose message arrived, where it is known whatever their
+        order; None adds the rows up.
     """
     weights = jnp.asarray(weights, jnp.float32)
     mask = jnp.ones(weights.shape, bool) if mask is None else jnp.asarray(mask)
@@ -208,9 +214,10 @@ def cohort(weights, mask=None, *, expected_weight, selected=None) -> Cohort:
         )
     selected = mask if selected is None else jnp.asarray(selected) | mask
     weights = jnp.where(mask, weights, 0.0)
+    weight_sum = jnp.sum(weights) if weight_sum is None else weight_sum
     return Cohort(
         count=jnp.sum(mask.astype(jnp.int32)),
-        weight_sum=jnp.sum(weights),
+        weight_sum=jnp.asarray(weight_sum, jnp.float32),
         squared_weight_sum=jnp.sum(jnp.square(weights)),
         expected_weight=jnp.asarray(expected_weight, jnp.float32),
         weights=weights,

@@ -19,7 +19,9 @@ against what they have in common; hence a centre is subtracted first. It is the 
 not the mean: attackers who send 10^6 times a message move the mean, and with it the
 digits of everyone else.
 
-None has a sensitivity, so none goes with noise.
+None has a sensitivity, so none goes with noise. All but the median add floats up, or
+choose by sums of floats, row by row: their last bits, and who wins where scores are
+equal, follow the order of the rows (`link.Link.ordered`).
 
 Dimension key: m rows.
 
@@ -53,7 +55,7 @@ def median() -> link.Link:
     def rule(stack, mask):
         return _median(stack, mask), mask
 
-    return _link("robust.median()", rule, lambda f: 1)
+    return _link("robust.median()", rule, lambda f: 1, ordered=False)
 
 
 def trimmed_mean(share: float) -> link.Link:
@@ -263,6 +265,8 @@ def _link(
     rule: Callable[[Stack, Mask], tuple[Stack, Mask]],
     needed: Callable[[int], int],
     attackers: int = 0,
+    *,
+    ordered: bool = True,
 ) -> link.Link:
     least = needed(attackers)
 
@@ -285,4 +289,11 @@ def _link(
         info = info._replace(aborted=info.aborted | short, kept=kept & ~short)
         return message._replace(update=update), state, info
 
-    return link.Link("collect", label, server=server, collect="stack", robust=True)
+    return link.Link(
+        "collect",
+        label,
+        server=server,
+        collect="stack",
+        robust=True,
+        ordered=ordered,
+    )

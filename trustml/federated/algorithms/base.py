@@ -34,18 +34,22 @@ Loss = Callable[[Params, Any, Key], jax.Array]
 class Gathered(NamedTuple):
     """What the server knows when a cohort has trained.
 
+    `prepare` gets its rows in the order of clients, `server` as the devices hold them.
+
     Attributes:
       message: the mean of the clients' messages.
       clients: float32[], m, clients that the mean is over: heard, and with examples.
       population: float32[], K.
       numbers: int32[C], clients of the cohort; K where a place is empty.
-      records: pytree [C, ...], what the program kept of each.
+      arrived: bool[C], whose message the server has; of clients with examples.
+      records: pytree [C, ...], what the program kept of each, heard or not.
     """
 
     message: PyTree
     clients: jax.Array
     population: jax.Array
     numbers: jax.Array
+    arrived: jax.Array
     records: PyTree
 
 
@@ -58,6 +62,10 @@ class FederatedAlgorithm(NamedTuple):
       program: what a client does.
       server: (state, Gathered) -> state.
       memory: params -> what one client remembers between rounds; () if nothing.
+      personal_memory: whether that is the client's affair alone (a model of its own),
+        and moves on wherever it trained. Else it goes with the message (a control
+        variate, whose change the server adds to its own), and stays as it was where
+        that did not arrive, or was not finite.
       first: program of a sweep at the server's model, or None.
       prepare: (state, Gathered) -> state, after that sweep.
       given: what one client is told beside the model, for its shapes; () if nothing,
@@ -67,6 +75,8 @@ class FederatedAlgorithm(NamedTuple):
       fair: whether the mean has to be uniform (each client the same weight).
       reveals: what the server has to know of clients as it is, beside the noisy mean of
         their messages; '' if nothing. Noise is then refused.
+      unbounded: what of a message has no scale of its own, in words; '' if nothing.
+        Sums in integers are then refused.
     """
 
     init: Callable[[Params], PyTree]
@@ -74,12 +84,14 @@ class FederatedAlgorithm(NamedTuple):
     program: lanes.Program
     server: Callable[[PyTree, Gathered], PyTree]
     memory: Callable[[Params], PyTree] = lambda params: ()
+    personal_memory: bool = False
     first: lanes.Program | None = None
     prepare: Callable[[PyTree, Gathered], PyTree] = lambda state, gathered: state
     given: PyTree = ()
     personal: Callable[[Params, PyTree], Params] | None = None
     fair: bool = False
     reveals: str = ""
+    unbounded: str = ""
 
 
 class Record(NamedTuple):

@@ -151,6 +151,6 @@ def _losses(loss, models) -> lanes.Program:
     def finish(model, client, local, memory, key):
         del model, client, key
         mean = local.losses / jnp.maximum(local.examples, 1)
-        return lanes.Outcome(mean, memory, Losses(mean, local.examples))
+        return lanes.Outcome((), memory, Losses(mean, local.examples))
 
     return lanes.Program(start, step, finish)

@@ -7,7 +7,7 @@ SCAFFOLD (Karimireddy et al. 2020), c_k of the client, c of the server:
 
 FedNova (Wang et al. 2020), a_k = length of the client's path in steps of plain SGD:
 
-    x <- x + (mean a_k) * mean((y - x) / a_k)
+    x <- x + mean a_k * sum_k s_k (y_k - x) / (a_k W),  mean a_k = sum s_k a_k / sum s_k
     a = steps;  (steps - rho (1 - rho^steps) / (1 - rho)) / (1 - rho) with momentum rho;
     (1 - (1 - eta mu)^steps) / (eta mu) with the proximal term mu
 
@@ -16,10 +16,14 @@ FedDyn (Acar et al. 2021), h_k of the client, h of the server, alpha > 0:
     y <- y - eta (g - h_k + alpha (y - x));          h_k <- h_k - alpha (y - x)
     h <- h - alpha (m/K) mean(y - x);                x <- mean y - h / alpha
 
+Where W is a constant the weights that were heard do not sum to it; the mean of a_k is
+theirs all the same, so that equal steps make FedAvg under every rule of weights.
+
 FedDyn does not tend to FedAvg where alpha -> 0: with everybody and h = 0 its first step
 is x + 2 mean(y - x). SCAFFOLD and FedDyn move c and h by the share m/K of the clients
-that took part, and their means are uniform. That share is not private: chains with
-noise are refused.
+that took part, and their means are uniform. That share is not private, nor are the
+weights of FedNova: chains with noise are refused. A client that was not heard keeps its
+c_k or h_k, or c and h would no longer be sums of what the clients have.
 
 Example::
 
@@ -164,10 +168,12 @@ class NovaMessage(NamedTuple):
     Attributes:
       direction: (y - x) / a, like the parameters.
       length: a, float32[].
+      weight: 1, float32[]; its mean is the share of W that the weights sum to.
     """
 
     direction: PyTree
     length: jax.Array
+    weight: jax.Array
 
 
 def fednova(
@@ -211,10 +217,13 @@ def fednova(
         else:
             length = steps
         direction = base.scaled(1 / length, outcome.message)
-        return outcome._replace(message=NovaMessage(direction, length))
+        message = NovaMessage(direction, length, jnp.float32(1))
+        return outcome._replace(message=message)
 
     def server_step(state, gathered):
-        change = base.scaled(gathered.message.length, gathered.message.direction)
+        direction, length, weight = gathered.message
+        mean_length = length / jnp.where(weight > 0, weight, 1)  # 0 where nobody came
+        change = base.scaled(mean_length, direction)
         params, optimizer = averaging.server_step(
             server, state.params, state.optimizer, change
         )
@@ -227,7 +236,13 @@ def fednova(
         return averaging.Model(state.params, schedule(state.round))
 
     program = lanes.Program(trained.start, trained.step, finish)
-    return base.FederatedAlgorithm(init, model, program, server_step)
+    return base.FederatedAlgorithm(
+        init,
+        model,
+        program,
+        server_step,
+        reveals="weights, which its mean length is divided by",
+    )
 
 
 def feddyn(

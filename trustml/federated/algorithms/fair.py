@@ -11,7 +11,12 @@ of clients, by lambda on the simplex, which climbs where the loss is large:
     x <- x + sum lambda_k (y_k - x) / sum lambda_k,
     lambda <- nearest point of the simplex to lambda + gamma F
 
-Losses are released to the server; under privacy they need a mechanism of their own.
+with F of the clients that were heard. Messages are sent relative to the largest lambda
+of the cohort: lambda itself is about 1/K, of which sums in integers would keep nothing.
+
+AFL's losses are released to the server; under privacy they need a mechanism of their
+own, and chains with noise are refused. A client of q-FFL sends nothing beside its
+message. Powers of losses have no bound there: sums in integers are refused.
 
 Example::
 
@@ -90,6 +95,7 @@ def qffl(
         server_step,
         first=mean_loss(loss),
         fair=True,
+        unbounded="powers of losses",
     )
 
 
@@ -99,18 +105,26 @@ class AflState(NamedTuple):
     Attributes:
       params: x.
       weights: lambda, float32[number of domains].
+      heaviest: float32[], the largest lambda of a client heard in this round.
       optimizer: of V.
       round: int32[].
     """
 
     params: PyTree
     weights: jax.Array
+    heaviest: jax.Array
     optimizer: PyTree
     round: jax.Array
 
 
 class AflModel(NamedTuple):
-    """What clients get."""
+    """What clients get.
+
+    Attributes:
+      params: x.
+      rate: factor of their learning rate, float32[].
+      weights: lambda of a client of each domain, over the largest of the cohort.
+    """
 
     params: PyTree
     rate: jax.Array
@@ -118,7 +132,7 @@ class AflModel(NamedTuple):
 
 
 class AflMessage(NamedTuple):
-    """A client's change times its lambda, and its lambda."""
+    """A client's change times its weight of `AflModel`, and that weight."""
 
     change: PyTree
     weight: jax.Array
@@ -157,8 +171,7 @@ def afl(
 
     def finish(model, client_, local, memory, key):
         outcome = trained.finish(model, client_, local, memory, key)
-        own = home[client_.number]
-        weight = model.weights[own] * share[own]
+        weight = model.weights[home[client_.number]]
         return outcome._replace(
             message=AflMessage(base.scaled(weight, outcome.message), weight)
         )
@@ -169,11 +182,10 @@ def afl(
         params, optimizer = averaging.server_step(
             server, state.params, state.optimizer, change
         )
-        return AflState(params, state.weights, optimizer, state.round + 1)
+        return state._replace(params=params, optimizer=optimizer, round=state.round + 1)
 
     def prepare(state, gathered):
-        # A place without client, or a client without examples, has no say.
-        there = gathered.records.examples > 0
+        there = gathered.arrived  # no other place has a say
         own = home.at[gathered.numbers].get(mode="clip")
         target = jnp.where(there, own, count)
         sums, met = (
@@ -182,14 +194,18 @@ def afl(
         )
         losses = sums / jnp.maximum(met, 1)
         weights = project_to_simplex(state.weights + learning_rate * losses)
-        return state._replace(weights=weights)
+        heaviest = jnp.where(there, (weights * share)[own], 0).max()
+        return state._replace(weights=weights, heaviest=heaviest)
 
     def init(params):
         weights = jnp.full(count, 1 / count, jnp.float32)
-        return AflState(params, weights, server.init(params), jnp.int32(0))
+        one, zero = jnp.float32(1), jnp.int32(0)
+        return AflState(params, weights, one, server.init(params), zero)
 
     def model(state):
-        return AflModel(state.params, schedule(state.round), state.weights)
+        # Where nobody with a lambda was heard there is nothing to be relative to.
+        by = jnp.where(state.heaviest > 0, state.heaviest, 1)
+        return AflModel(state.params, schedule(state.round), state.weights * share / by)
 
     return base.FederatedAlgorithm(
         init,
@@ -221,8 +237,7 @@ def mean_loss(loss: base.Loss) -> lanes.Program:
 
     def finish(model, client, local, memory, key):
         del model, client, key
-        record = base.record(local)
-        return lanes.Outcome(record.loss, memory, record)
+        return lanes.Outcome((), memory, base.record(local))
 
     return lanes.Program(start, step, finish)
 

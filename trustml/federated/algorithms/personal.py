@@ -7,7 +7,8 @@
     APFL    w <- w - eta grad f(w);  m = a v + (1 - a) w,
             v <- v - eta a grad f(m)                                       keeps v, a
 
-The server averages y, w, the body, w. Personal models never leave the client.
+The server averages y, w, the body, w. Personal models never leave the client, who keeps
+what it trained even where the server did not hear its message.
 
 Example::
 
@@ -80,7 +81,10 @@ def ditto(
 
     program = lanes.Program(start, step, finish)
     return shared._replace(
-        program=program, memory=lambda params: params, personal=_kept
+        program=program,
+        memory=lambda params: params,
+        personal_memory=True,
+        personal=_kept,
     )
 
 
@@ -151,6 +155,7 @@ def pfedme(
     )._replace(
         program=lanes.Program(start, step, finish),
         memory=lambda params: params,
+        personal_memory=True,
         personal=_kept,
     )
 
@@ -240,7 +245,9 @@ def fedrep(
         return lanes.Outcome(change, memory(params), base.record(local.shared.met))
 
     program = lanes.Program(start, step, finish)
-    return shared._replace(program=program, memory=memory, personal=with_heads)
+    return shared._replace(
+        program=program, memory=memory, personal_memory=True, personal=with_heads
+    )
 
 
 class ApflMemory(NamedTuple):
@@ -324,6 +331,7 @@ def apfl(
     )._replace(
         program=lanes.Program(start, step, finish),
         memory=lambda params: ApflMemory(params, jnp.float32(share)),
+        personal_memory=True,
         personal=mixture,
     )
 

@@ -1,0 +1,148 @@
+"""Exact sums: what cannot be had, what does not underflow, and clamps that are told."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.federated import worlds
+from trustml import parallel
+from trustml.federated import rounds, weighting
+from trustml.federated.aggregation import chain, robust
+from trustml.federated.aggregation import weighting as links
+from trustml.federated.algorithms import averaging, fair, mime
+
+SGD, ONE = optax.sgd(0.1), optax.sgd(1.0)
+FEDAVG = averaging.fedavg(worlds.loss, SGD, ONE)
+
+
+def linear(params, example, key):
+    """A loss of constant gradient."""
+    del key
+    return jnp.vdot(params, example["x"])
+
+
+def make(algorithm, *parts, population=8, devices=1, **settings):
+    return rounds.make(
+        algorithm,
+        chain.chain(*parts),
+        population=population,
+        settings=rounds.Settings(
+            jit=jax.jit,
+            batch_size=5,
+            capacity=8,
+            group=1,
+            devices=jax.devices()[:devices],
+            **{"lanes": 2, "exact": True, **settings},
+        ),
+    )
+
+
+ORDERED = {
+    "trimmed_mean": robust.trimmed_mean(0.2),
+    "krum": robust.krum(1),
+    "multi_krum": robust.multi_krum(1),
+    "bulyan": robust.bulyan(1),
+    "norm_bound": robust.norm_bound(),
+}
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_rules_that_follow_the_order_of_rows_are_not_exact(name):
+    said = (
+        rf"federated.exact=True promises .* robust.{name}\(.*\) follow; set it to False"
+    )
+    with pytest.raises(ValueError, match=said):
+        make(FEDAVG, ORDERED[name])
+    make(FEDAVG, ORDERED[name], exact=False)
+
+
+@pytest.mark.parametrize("q", [0.0, 2.0])
+def test_messages_without_a_bound_are_not_exact(q):
+    qffl = fair.qffl(worlds.loss, learning_rate=0.1, q=q)
+    said = (
+        "federated.exact=True sums .* hold 2048 over all clients, .* powers of losses"
+    )
+    with pytest.raises(ValueError, match=said):
+        make(qffl)
+    make(qffl, exact=False)
+
+
+def test_clamps_of_the_first_sweep_are_told():
+    # Gradients of 3000 do not fit 2048 / 4 of a client; changes of 3000 * 1e-5 do.
+    made = make(mime.mime(linear, optax.sgd(1e-5), ONE), population=4)
+    _, info = made.run(
+        made.init(jnp.zeros(3)),
+        jax.random.key(0),
+        rounds.Chosen(np.arange(4), np.ones(4, int), np.ones(4)),
+        lambda handed: ({"x": jnp.full((4, 3), 3e3)}, np.repeat(range(4), handed)),
+    )
+    assert int(info.clamped) == 4 * 3
+
+
+def test_afl_of_many_domains_is_the_same_in_integers():
+    # lambda is about 1 / 20,000, or 52 steps of gamma: messages of lambda (y - x) were
+    # wrong by a quarter.
+    many = 20_000
+    pulls = np.random.default_rng(0).normal(size=(8, 50)).astype(np.float32)
+    found = []
+    for exact in (False, True):
+        algorithm = fair.afl(
+            linear, SGD, ONE, domains=np.arange(many), learning_rate=1e-6
+        )
+        made = make(algorithm, population=many, exact=exact)
+        state, info = made.run(
+            made.init(jnp.zeros(50)),
+            jax.random.key(0),
+            rounds.Chosen(np.arange(8) * 2000, np.ones(8, int), np.ones(8)),
+            lambda handed: ({"x": jnp.asarray(pulls)}, np.repeat(range(8), handed)),
+        )
+        assert int(info.clamped) == 0
+        found.append(np.asarray(state.server.params))
+    # Eight messages, each wrong by half a gamma at most, over weights of about 8.
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=2.0**-20)
+
+
+EXACT = {
+    "weights of a tenth, in both sweeps": (
+        mime.mime(worlds.loss, SGD, ONE),
+        [links.of(weighting.capped_data(10.0))],
+    ),
+    "losses of a domain": (
+        fair.afl(worlds.loss, SGD, ONE, domains=np.arange(8) % 2, learning_rate=1.0),
+        [],
+    ),
+    "median": (FEDAVG, [robust.median()]),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_neither_order_nor_devices_show(name):
+    algorithm, parts = EXACT[name]
+    world = worlds.make([7, 1, 2, 9, 3, 6, 4, 8])
+    rule = chain.chain(*parts).rule
+    found = []
+    mixed = np.array([3, 1, 7, 0, 6, 2, 5, 4])
+    one, two = (make(algorithm, *parts, devices=devices) for devices in (1, 2))
+    for made, devices, order in (
+        (one, 1, mixed),
+        (one, 1, mixed[::-1]),
+        (two, 2, mixed),
+    ):
+        held = jax.tree.map(jnp.asarray, world.data)
+        if devices > 1:
+            held = parallel.replicate(held, jax.devices()[:devices])
+
+        def place(handed, order=order, held=held):
+            index = [world.offsets[k] + np.arange(world.sizes[k]) for k in order]
+            return held, np.concatenate(index)
+
+        sizes = world.sizes[order]
+        chosen = rounds.Chosen(order, sizes, rule.of(order, sizes))
+        state = made.init(world.params)
+        for number in range(2):
+            state, _ = made.run(state, jax.random.key(number), chosen, place)
+        leaves = jax.tree.leaves(state.server)
+        found.append(b"".join(np.asarray(leaf).tobytes() for leaf in leaves))
+    assert found[1:] == found[:1] * 2

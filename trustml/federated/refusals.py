@@ -1,0 +1,136 @@
+"""What rounds refuse: parts that do not go together, cohorts that are none.
+
+Some of it cannot be seen in what a round returns: noise that does not cover all that
+the server is told, integers that overflow, sums that are equal to the bit in one order
+of clients only. Hence it is an error where the rounds are made.
+
+Dimension key: `K` clients, `M` clients of a cohort.
+
+Example::
+
+    refusals.check_parts(algorithm, aggregator, exact=True, gamma=lanes.GAMMA)
+    refusals.check_cohort(chosen, population=100, private=False)
+    total = refusals.divisor(aggregator, chosen, chosen.weights)
+"""
+
+from typing import Any
+
+import numpy as np
+
+from trustml import _validate
+from trustml.federated.aggregation import chain
+from trustml.federated.algorithms import base
+
+
+def check_parts(
+    algorithm: base.FederatedAlgorithm,
+    aggregator: chain.Aggregator,
+    *,
+    exact: bool,
+    gamma: float,
+) -> None:
+    """Raises where an algorithm and an aggregator do not go together, or with `exact`.
+
+    Args:
+      algorithm: what clients and server do.
+      aggregator: what becomes of messages.
+      exact: whether messages are summed in int32.
+      gamma: in steps of.
+
+    Raises:
+      ValueError: where the aggregator adds noise, and the algorithm tells the server
+        more than a message, or sums are exact; where sums are exact, and messages have
+        no bound, or are put together by a rule that follows the order of rows.
+    """
+    if aggregator.release is not None and algorithm.reveals:
+        raise ValueError(
+            f"algorithm needs clients' exact {algorithm.reveals}, which a chain with "
+            "noise does not give; use averaging.fedavg, or a chain without noise."
+        )
+    if not exact:
+        return
+    # A message of P coordinates gains gamma sqrt(P) / 2 of L2 norm by rounding. Its
+    # step, and where it is clamped, also follow the largest weight and the size of the
+    # cohort, so one client moves how all others are rounded. Stacks are not summed.
+    if aggregator.release is not None and aggregator.collect == "sum":
+        _no_exact(
+            f"rounds messages to multiples of gamma={gamma:g} after they are clipped, "
+            "which the declared sensitivity does not cover",
+            "sum with secure.modular_sum",
+        )
+    if algorithm.unbounded:
+        _no_exact(
+            f"sums multiples of gamma={gamma:g} in 32 bits, which hold "
+            f"{2**31 * gamma:g} over all clients, and messages have "
+            f"{algorithm.unbounded}, without a bound",
+            "use averaging.fedavg",
+        )
+    if aggregator.ordered:
+        _no_exact(
+            "promises the same bits in any order of clients, which the last bits of "
+            f"{aggregator.ordered} follow",
+            "use robust.median",
+        )
+
+
+def check_cohort(chosen: Any, *, population: int, private: bool) -> None:
+    """Raises if a cohort is not one of M clients, each once where there is noise.
+
+    Args:
+      chosen: `rounds.Chosen`.
+      population: K.
+      private: whether there is noise.
+    """
+    numbers, m = np.asarray(chosen.numbers), len(chosen.numbers)
+    for name in ("sizes", "weights", "arrived"):
+        value = getattr(chosen, name)
+        if value is not None and np.shape(value) != (m,):
+            bound = f"must be one for each of the {m} clients"
+            _validate.fail(name, f"array of shape {np.shape(value)}", bound)
+    wrong = numbers[(numbers < 0) | (numbers >= population)]
+    if wrong.size:
+        bound = f"is none of the {population} clients"
+        _validate.fail("numbers", int(wrong[0]), bound)
+    if private and len(np.unique(numbers)) < m:
+        bound = "holds a client twice, and the noise is for one message of each"
+        _validate.fail("numbers", f"a cohort of {m}", bound, "take everybody once")
+
+
+def divisor(aggregator: chain.Aggregator, chosen: Any, used: np.ndarray) -> float:
+    """W of a round, if the chain was made for it and for these weights.
+
+    Sizes, and with them weights, may change after a chain was made; the noise is for
+    the largest weight that its rule knew.
+
+    Args:
+      aggregator: what becomes of messages.
+      chosen: `rounds.Chosen`.
+      used: float64[M], weights of those that are heard; 0 of others.
+    """
+    weights = np.asarray(chosen.weights, np.float64)
+    rule, total = aggregator.rule, chosen.total
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if wrong.size:
+        bound = f"of rule {rule.name!r} must be finite and >= 0"
+        cure = "0 leaves a client out"
+        _validate.fail(f"weights[{wrong[0]}]", float(weights[wrong[0]]), bound, cure)
+    most = None if aggregator.release is None else rule.s_max
+    largest = float(weights.max(initial=0.0))
+    if most is not None and largest > most * (1 + 1e-9):
+        bound = f"must be at most {most:g}, which the noise is made for"
+        cure = "make the chain with the rule whose weights are largest"
+        _validate.fail("weights", largest, bound, cure)
+    if rule.total is None:
+        if not largest and np.any(np.asarray(chosen.sizes) > 0):
+            bound = f"of rule {rule.name!r} are zero for all {len(weights)} clients"
+            _validate.fail("weights", 0.0, bound, "give one of them a weight")
+        return float(used.sum()) or 1.0
+    if total is None:
+        cure = "give the total of the rule of this round"
+        bound = f"says nothing of what divides by {rule.name}"
+        _validate.fail("total", total, bound, cure)
+    return _validate.positive("total", total, "select clients that count")
+
+
+def _no_exact(bound: str, cure: str) -> None:
+    _validate.fail("federated.exact", True, bound, f"set it to False, or {cure}")
