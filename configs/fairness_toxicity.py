@@ -46,7 +46,7 @@ def get_config(arg=""):
     cfg.fairness.templates = "toxicity"
     cfg.fairness.examples = 3
     if arg == "smoke":
-        cfg.data.limit = 1000
+        cfg.data.limit = 1000  # and 10,000 phrases
         cfg.train.steps = 10
         cfg.train.batch_size = 64
         cfg.fairness.replicates = 200

@@ -66,6 +66,19 @@ def test_a_group_too_small_for_its_own_threshold_has_none():
     assert found.counts[1].sum() == 8
 
 
+def test_scores_of_infinity_are_counted_at_the_groups_own_threshold():
+    # Nobody is above +inf, so nobody is accused; there is a threshold all the same.
+    group = np.r_[np.zeros(1000, int), np.ones(150, int)]
+    scores, member = _scores(group)
+    scores[group == 1] = np.inf
+    found = subgroups.at_fpr(scores, member, group, 0.1)
+    assert found.own[1] is not None and np.isinf(found.own[1].threshold)
+    members = int(member[group == 1].sum())
+    np.testing.assert_array_equal(
+        found.own_counts[1], [[150 - members, 0], [members, 0]]
+    )
+
+
 def test_wrong_input_is_refused():
     group = np.arange(100) % 2
     scores, member = _scores(group)

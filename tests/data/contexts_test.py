@@ -20,6 +20,7 @@ def test_sentences_are_found_whole_and_once():
     assert [one.parts for one in found["Nurse"]] == [
         ("A ", "nurse", " came in early."),
         ("Nobody saw the engineer, or a ", "Nurse", " at all!"),
+        ("The ", "nurse", "'s coat and the nurse-like one are no."),
     ]
     (engineer,) = found["engineer"]
     assert engineer.source == "news" and "".join(engineer.parts).startswith("Nobody")
@@ -58,3 +59,6 @@ def test_wrong_settings_are_refused():
         contexts.collect(["two words"], TEXTS)
     with pytest.raises(ValueError, match="most=0 must be >= 1"):
         contexts.collect(["a"], TEXTS, most=0)
+    with pytest.raises(ValueError, match="words='may' differs from 'May' in case only"):
+        contexts.collect(["May", "june", "may"], TEXTS)
+    assert list(contexts.collect(["June", "June"], TEXTS)) == ["June"]

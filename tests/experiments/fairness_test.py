@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,7 +17,8 @@ from trustml.experiments import (
     fairness_sections,
     fairness_texts,
 )
-from trustml.fairness import contrasts
+from trustml.fairness import contrasts, delong
+from trustml.report import gaps, tables
 
 LEVEL = 0.95
 
@@ -168,6 +170,85 @@ def test_communities_overlap_and_face_everybody_else():
             assert one.against["fpr"] == wanted
             assert (one.n, one.n_positive) == (inside.sum(), (label & inside).sum())
         assert found[2].flag and not found[0].flag
+
+
+def test_areas_of_few_have_delongs_interval_or_none():
+    """25 harmful and 10 harmless texts of one identity; of another one harmless."""
+    rng, spec = np.random.default_rng(1), specs.FairnessSpec(replicates=100)
+    label = np.arange(400) % 2 == 0
+    score = (rng.normal(size=400) + 1.5 * label).astype(np.float32)
+    member = np.zeros((400, 3), bool)
+    positives, negatives = np.flatnonzero(label), np.flatnonzero(~label)
+    for i, (k, n) in enumerate(((25, 10), (25, 1), (90, 90))):
+        member[positives[:k], i] = member[negatives[:n], i] = True
+    for background in ("all", "targeted"):
+        table = fairness_texts.areas(
+            *(score, label, member, "abc", spec),
+            level=LEVEL,
+            seed=0,
+            background=background,
+        )
+        few, one, many = table.identities
+        known = member.any(axis=1) | (background == "all")
+
+        def closed(i, known=known):
+            used = np.where(label, known & ~member[:, i], member[:, i])
+            made = delong.areas(*map(jnp.asarray, (score[None], label, used)))
+            return delong.interval(made.auc[0], made.covariance[0, 0])
+
+        wanted = closed(0)
+        assert few.bpsn[:3] == pytest.approx(
+            (wanted.value, wanted.lo, wanted.hi), abs=1e-5
+        )
+        assert np.isnan(one.bpsn.lo) and np.isfinite(one.bpsn.value)
+        assert one.bpsn.reason == "no interval: 1 negative among members"
+        said = fairness_sections.area(one.bpsn)
+        assert said == f"{one.bpsn.value:.3f} ({one.bpsn.reason})"
+        assert many.bpsn.lo != pytest.approx(closed(2).lo, abs=1e-6), "a bootstrap"
+
+
+def test_the_identity_card_blames_by_the_joint_interval():
+    rng, spec = np.random.default_rng(2), specs.FairnessSpec(replicates=100)
+    label = rng.random(900) < 0.5
+    member = rng.random((900, 3)) < (0.2, 0.2, 0.02)
+    score = rng.normal(size=900) + 1.2 * label + 1.5 * member[:, 0]
+    table = fairness_texts.areas(score, label, member, "abc", spec, level=LEVEL, seed=0)
+    card = fairness_page._identities("test", table, "toxic")
+    assert card.headline == "Yes: a." and card.tone == "warn"
+    assert "1 too few to judge among them" in " ".join(card.points)
+    rows = [
+        row._replace(against=row.against._replace(hi=0.001)) for row in table.identities
+    ]
+    card = fairness_page._identities("test", table._replace(identities=rows), "toxic")
+    assert card.headline == "No identity surely does." and card.tone == "plain"
+
+
+def test_a_part_of_the_phrases_is_of_whole_templates():
+    made = comments.Templates(
+        [str(n) for n in range(60)],
+        np.arange(60) % 2 == 0,
+        ("a", "b"),
+        np.arange(60, dtype=np.int32) % 20,
+    )
+    part = fairness._part(made, 15)
+    numbers, sizes = np.unique(part.clusters, return_counts=True)
+    assert numbers.tolist() == [0, 1, 2, 3, 4] and sizes.tolist() == [3] * 5
+    rows = np.array(part.texts, int)
+    assert len({n % 20 for n in rows.tolist()}) == 5
+    np.testing.assert_array_equal(part.labels, made.labels[rows])
+    assert fairness._part(made, 60) is made
+
+
+def test_long_cells_and_titles_wrap():
+    made = tables.table(("", "a title"), [("1", "short"), ("2", "x " * 50)], "c")
+    assert made.count("white-space: normal") == 3, "two titles and one cell"
+    assert "<td>short</td>" in made
+    long = [f"a very long name of a group, number {n}" for n in range(8)]
+    entry = {"value": 0.2, "lo": 0.1, "hi": 0.3}
+    svg = gaps.rates(long, [False] * 8, [(t, [entry] * 8) for t in "abc"])
+    low = gaps.rates(list("abcdefgh"), [False] * 8, [(t, [entry] * 8) for t in "abc"])
+    tall, small = (float(s.split('viewBox="')[1].split()[3][:-1]) for s in (svg, low))
+    assert tall > 1.3 * small, "names of two lines need room"
 
 
 def test_masking_leaves_first_letters():

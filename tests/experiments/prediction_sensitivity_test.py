@@ -8,7 +8,12 @@ import pytest
 
 from trustml import config as config_lib
 from trustml.data import bios
-from trustml.experiments import leak_models, leak_worlds, prediction_sensitivity
+from trustml.experiments import (
+    leak_models,
+    leak_worlds,
+    prediction_sensitivity,
+    sensitivity_page,
+)
 from trustml.fairness import polarity
 
 
@@ -116,3 +121,15 @@ def test_posts_leak_as_much_as_was_asked(data_dir):
 def test_posts_that_are_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="HateXplain"):
         leak_worlds.posts("explicit", 0, str(tmp_path))
+
+
+@pytest.mark.parametrize(("seeds", "said"), [(1, "Of one seed"), (2, "t-intervals")])
+def test_the_caption_of_one_seed_promises_no_interval(seeds, said):
+    rows = np.linspace(0.1, 1.0, 4 * seeds).reshape(seeds, 4)
+    one = leak_models.Measured(
+        **{name: rows for name in leak_models.Measured._fields}
+        | {"value": dict.fromkeys(leak_models.FORMS, rows)}
+    )
+    ((_, _, caption),) = sensitivity_page._curves(config(), {"implicit": one}).figures
+    assert said in caption
+    assert ("interval" in caption) == (seeds > 1)

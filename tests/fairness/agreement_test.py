@@ -26,6 +26,23 @@ def test_equal_to_scipy(kind):
 
 
 @pytest.mark.parametrize("kind", agreement.KINDS)
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9])
+def test_a_constant_has_no_correlation_however_it_is_rounded(kind, scale):
+    other = scale * np.array([1, 2, 3.5, 1, 7, 9])
+    rounded = np.array([0.1 + 0.2, 0.3, 0.3, 0.1 + 0.2, 0.3, 0.3])
+    for flat in (scale * np.full(6, 0.1), scale * rounded):
+        for x, y in ((flat, other), (other, flat)):
+            assert np.isnan(agreement.correlation(x, y, kind))
+            assert np.isnan(agreement.permutation_p(x, y, kind)[0])
+            assert np.isnan(agreement.interval(x, y, kind)).all()
+    near = scale * (0.3 + 1e-12 * np.arange(6.0))  # small, but no rounding
+    assert agreement.correlation(near, other, kind) > 0.5
+    # Resamples of one number alone are left out too, in which 0.1 has a mean beside it.
+    drawn = agreement._of_rows(np.full((1, 6), 0.1), other[None], kind)
+    assert np.isnan(drawn).all()
+
+
+@pytest.mark.parametrize("kind", agreement.KINDS)
 def test_exact_p_is_that_of_all_orders(kind):
     x, y = data(6)
     y[1] = y[3]

@@ -107,6 +107,26 @@ def test_warnings_of_a_result():
     assert found.total is None and "normal" in found.warnings[0]
 
 
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_the_length_of_vectors_does_not_matter(size):
+    want = association.compare(*_lists())
+    found = association.compare(*(size * v for v in _lists()))
+    np.testing.assert_allclose(found.effect_size, want.effect_size, rtol=1e-12)
+    assert found.count == want.count and found.warnings == ()
+
+
+def test_repeated_words_are_named():
+    rng = np.random.default_rng(4)
+    words = {w: rng.normal(size=3) for w in "abcdefgh"}
+    found = association.weat(words, "abab", "cd", "efe", "gh")
+    assert found.sizes == (4, 2, 3, 2)
+    assert found.warnings == (
+        "targets_x holds 'a', 'b' more than once, and each time counts",
+        "attributes_a holds 'e' more than once, and each time counts",
+    )
+    assert association.weat(words, "ab", "cd", "ef", "gh").warnings == ()
+
+
 @pytest.mark.parametrize("pooling", association.POOLINGS)
 def test_pooling(pooling):
     hidden = np.arange(15, dtype=np.float32).reshape(5, 3) ** 1.5

@@ -91,6 +91,23 @@ def test_only_unknown_is_no_bias_and_is_said():
     assert np.isnan(bbq.summarise(items[:1], np.array([0])).accuracy_dis.value)
 
 
+@pytest.mark.parametrize("scale", bbq.SCALES)
+def test_a_condition_without_questions_has_no_figure(scale):
+    told = [_item("disambig", "neg", 0, str(n)) for n in range(4)]
+    quiet = [_item("ambig", "neg", 2, str(n)) for n in range(4)]
+    answers = np.array([0, 0, 1, 2])
+    row = bbq.summarise(told, answers, scale=scale)
+    assert np.isnan([*row.s_amb, *row.accuracy_amb]).all()
+    assert row.s_dis.value == pytest.approx(100 * (2 * 2 / 3 - 1))
+    row = bbq.summarise(quiet, answers, scale=scale)
+    assert np.isnan([*row.s_dis, *row.accuracy_dis]).all()
+    assert row.s_amb.value == pytest.approx(100 * (3 / 4) * (2 * 2 / 3 - 1))
+    # Templates that never ask it so do not pull its resamples to 0.
+    alone = [_item("ambig", "neg", 2, f"other {n}") for n in range(40)]
+    found = bbq.summarise(told[:2] + alone, np.r_[0, 0, np.full(40, 2)], scale=scale)
+    assert found.s_dis == (100.0, 100.0, 100.0)
+
+
 def test_answers_in_words_are_matched():
     item = _item()
     found = [bbq.match(text, item) for text in (" the OLD man. ", "the boy", "a boy")]

@@ -105,6 +105,22 @@ def test_gaps_against_a_loop():
         assert one.lo < one.hi
 
 
+def test_one_client_has_no_interval():
+    found = clients.measure([3, 0], [5, 0])
+    assert found.mean.value == pytest.approx(0.6)
+    for name in ("mean", "variance", "worst_decile", "gini", "jain"):
+        one = getattr(found, name)
+        assert np.isfinite(one.value) and np.isnan([one.lo, one.hi]).all()
+    cells = np.array([[[[3, 1], [2, 4]], [[2, 2], [1, 5]]]])
+    for more in (0, 1):  # the second client has one group, and so no gap
+        added = np.concatenate([cells, cells * np.array([1, 0])[:, None, None]])
+        of = clients.gaps(added[: 1 + more], lambda c: gaps.difference(c, "tpr"))
+        assert of.undefined == more
+        assert np.isnan([of.client_mean.lo, of.client_mean.hi]).all()
+        assert of.client_mean.value == pytest.approx(5 / 6 - 4 / 6, abs=1e-6)
+        assert np.isnan(of.pooled.lo) == (more == 0)
+
+
 def test_cells_of_clients_come_from_vmap():
     rng = np.random.default_rng(4)
     group, label, guess = (jnp.asarray(rng.integers(0, 2, (5, 30))) for _ in range(3))
@@ -124,6 +140,7 @@ def test_cells_of_clients_come_from_vmap():
         ([1, 2], [3], "correct='array of shape .2,.' does not go with"),
         ([1, 5], [3, 4], "correct.1.=5.0 of examples.1.=4 is not a count"),
         ([0.5], [3], "correct.0.=0.5 of examples.0.=3 is not a count"),
+        ([3, 2], [np.inf, 5], "correct.0.=3.0 of examples.0.=inf is not a count"),
         ([0, 0], [0, 0], "examples=0 leaves no client"),
     ],
 )

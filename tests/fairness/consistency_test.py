@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import neighbors
 
-from trustml.fairness import consistency, gaps, intervals, private_counts
+from trustml.fairness import consistency, gaps, intervals, private_counts, rates
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -19,6 +19,16 @@ def test_equal_to_nearest_neighbours_of_scikit_learn(own):
     wanted = 1 - np.mean(np.abs(y - y[index].mean(axis=1)))
     run = jax.jit(lambda x, y: consistency.consistency(x, y, own=own, chunk=64))
     np.testing.assert_allclose(run(x, y), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("wild", [np.nan, np.inf])
+def test_what_has_no_distance_has_no_consistency(wild):
+    x, y = np.arange(40.0).reshape(20, 2), np.arange(20) % 3 / 2
+    run = jax.jit(lambda x, y: consistency.consistency(x, y, neighbours=3))
+    assert np.isfinite(run(x, y))
+    bad_x, bad_y = x.copy(), y.copy()
+    bad_x[7, 1] = bad_y[7] = wild
+    assert np.isnan(run(bad_x, y)) and np.isnan(run(x, bad_y))
 
 
 def test_alike_is_one_and_neighbours_are_bounded():
@@ -58,3 +68,39 @@ def test_intervals_of_noised_counts_cover_the_truth():
     covered, without = np.asarray(held).mean(axis=0)
     assert abs(covered - 0.95) < 0.05
     assert without < covered - 0.05  # what an interval misses that forgets the noise
+
+
+def test_only_counts_are_noised():
+    cells = np.ones((2, 2, 2), np.int64)
+    for wrong in (cells * 1.0, jnp.ones((2, 2, 2)), cells.astype(bool)):
+        with pytest.raises(ValueError, match="are no counts; a sum of weights"):
+            private_counts.noised(jax.random.key(0), wrong, stddev=1.0)
+    found = private_counts.noised(jax.random.key(0), cells + 3_000_000_000, stddev=1.0)
+    np.testing.assert_allclose(found, 3e9, rtol=1e-6)
+
+
+def test_what_noise_hides_is_not_shown():
+    """Nobody in group 1; 30 positives in group 2, where noise of two cells is 28."""
+
+    def measure(cells):
+        found = {name: rates.rate(name, cells) for name in ("selection", "tpr", "ppv")}
+        return {**found, "gap": gaps.difference(cells, "selection")}
+
+    cells = np.array([[[700, 200], [60, 140]], [[0, 0]] * 2, [[500, 300], [10, 20]]])
+    key, draws = jax.random.split(jax.random.key(3))
+    released = private_counts.noised(key, cells, stddev=20.0)
+    run = jax.jit(
+        lambda *of: private_counts.ci(*of, measure, stddev=20.0, replicates=200)
+    )
+    found = run(draws, released)
+    for name, shown in (
+        ("selection", [True, False, True]),
+        ("tpr", [True, False, False]),
+        ("ppv", [True, False, True]),
+    ):
+        one = found[name]
+        for part in (one.value, one.lo, one.hi):
+            np.testing.assert_array_equal(~np.isnan(part), shown)
+        np.testing.assert_array_equal(one.flagged, ~np.array(shown))
+    first, last = found["selection"].value[0], found["selection"].value[2]
+    np.testing.assert_allclose(found["gap"].value, abs(first - last), atol=1e-6)

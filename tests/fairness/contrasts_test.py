@@ -106,3 +106,12 @@ def test_having_looked_at_more_gaps_widens_the_near_limit_alone():
     one = contrasts.largest_difference([30, 10], [60, 60])
     two = contrasts.largest_difference([30, 10], [60, 60], family=2)
     assert two.lo < one.lo and two.hi == one.hi
+
+
+@pytest.mark.parametrize("wrong", [2.5, -1, np.nan])
+def test_cells_that_are_no_counts_are_refused(wrong):
+    cells = np.full((2, 2, 2), 3.0)
+    assert contrasts.parts("tpr", cells)[1].tolist() == [6, 6]
+    cells[1, 1, 1] = wrong
+    with pytest.raises(ValueError, match="cells='array' must hold whole numbers >= 0"):
+        contrasts.parts("tpr", cells)

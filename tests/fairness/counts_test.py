@@ -186,3 +186,11 @@ def test_an_empty_group_is_named():
 def test_overflow_is_noticed():
     with pytest.raises(ValueError, match="more than 2147483647 examples"):
         counts.host(np.array([[[-5, 0], [0, 0]]], np.int32))
+
+
+@pytest.mark.parametrize("wild", [2**32, -(2**32), 2**63 - 1])
+def test_a_number_beyond_int32_is_no_group(wild):
+    found = counts.count(np.array([wild, 0, 1]), [0, 1, 1], [1, 1, 1], groups=2)
+    assert found.unknown == 1 and found.cells.sum() == 2
+    found = counts.count(np.array([2**32], np.uint64), [0], [1], groups=2)
+    assert found.unknown == 1

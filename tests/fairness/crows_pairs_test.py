@@ -130,7 +130,8 @@ def test_scores_equal_a_loop(tokenizer, model, score, tokens):
         found_n = [found.more[n], found.less[n]]
         np.testing.assert_allclose(found_n, expected, rtol=1e-4)
     silent = (3,) if tokens == "changed" else ()
-    assert found.excluded == {"too_long": (), "nothing_scored": silent}
+    expected = {"too_long": (), "unknown_word": (), "nothing_scored": silent}
+    assert found.excluded == expected
 
 
 def test_long_sentences_are_left_out_by_name(tokenizer, score):
@@ -138,6 +139,22 @@ def test_long_sentences_are_left_out_by_name(tokenizer, score):
     assert found.excluded["too_long"] == (1, 3)
     rows = crows_pairs.summarise(PAIRS, found.more, found.less)
     assert (rows[0].n, rows[0].excluded) == (2, 2)
+
+
+@pytest.mark.parametrize("tokens", crows_pairs.TOKENS)
+def test_unknown_words_are_left_out_by_name(tokenizer, score, tokens):
+    # Both sentences of the second pair would be one, with a difference of exactly 0.
+    sentences = [f"{word} is a nurse." for word in ("\u263a", "\u2603")]
+    pairs = [PAIRS[0], bias_sets.CrowsPair(*sentences, "stereo", "a"), PAIRS[1]]
+    found = crows_pairs.scores(pairs, tokenizer, score, max_length=24, tokens=tokens)
+    assert found.excluded["unknown_word"] == (1,)
+    assert found.excluded["nothing_scored"] == ()
+    assert np.isnan(found.more).tolist() == [False, True, False]
+    rows = crows_pairs.summarise(pairs, found.more, found.less)
+    assert (rows[0].n, rows[0].excluded) == (2, 1)
+    short = crows_pairs.scores(pairs, tokenizer, score, max_length=5, tokens=tokens)
+    assert short.excluded["too_long"] == (0, 1, 2)
+    assert short.excluded["unknown_word"] == ()
 
 
 def test_rounding_makes_ties(tokenizer, score):

@@ -85,3 +85,10 @@ def test_what_has_no_variance_has_no_interval():
     assert np.isnan(none.auc[0])
     with pytest.raises(ValueError, match="level=1.5"):
         delong.interval(0.7, 0.1, level=1.5)
+
+
+def test_shares_are_no_flags():
+    with pytest.raises(ValueError, match="labels='float32' are no flags"):
+        delong.areas(jnp.ones((1, 3)), jnp.array([0.0, 0.1, 0.9]))
+    with pytest.raises(ValueError, match="labels=-1 is neither 0 nor 1"):
+        delong.areas(jnp.ones((1, 3)), jnp.array([-1, 1, 1]))

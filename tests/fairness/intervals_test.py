@@ -239,6 +239,29 @@ def test_a_difference_of_models_is_drawn_in_pairs():
     assert change.se < alone.se / 2
 
 
+@pytest.mark.parametrize("large", [1, 2**21])
+def test_margins_of_joint_counts_are_those_of_groups_and_labels(large):
+    def share(cells):
+        return cells[:, :, 1].sum(axis=1) / cells.sum(axis=(1, 2))
+
+    # [label, guess of a, guess of b]: what changes goes by the label alone, so would
+    # not vary if labels were fixed too; then by the guess of a alone.
+    by_label = large * np.array([[[[0, 50], [0, 0]], [[50, 0], [0, 0]]]])
+    by_guess = large * np.array([[[[0, 50], [50, 0]], [[0, 50], [50, 0]]]])
+    for joint, stratify, wanted in (
+        (by_label, "group", np.sqrt(0.25 / 100)),  # of 100 rows that change or do not
+        (by_label, "group_label", 0.0),
+        (by_guess, "group_label", np.sqrt(1 / 200)),  # mean of 200 changes -1 or 1
+    ):
+        options = {"stratify": stratify, "replicates": 2000}
+        found = intervals.ci(
+            jax.random.key(0), joint, intervals.paired(share), **options
+        )
+        # A standard deviation of 2,000 draws is good to 1.6%, five times.
+        wanted = wanted / np.sqrt(large)
+        np.testing.assert_allclose(found.se, wanted, rtol=0.08, atol=1e-6)
+
+
 def test_clusters_are_drawn_whole():
     rng = np.random.default_rng(3)
     # 40 clusters of 25 rows that agree inside: the rows are worth 40, not 1000.
@@ -287,3 +310,56 @@ def test_wrong_options_are_refused():
         intervals.ci(key, cells, rates.tpr, method="jackknife")
     with pytest.raises(ValueError, match="weights cannot be shuffled"):
         floors.floor(0, jnp.ones((2, 2, 2)) / 2, gaps.demographic_parity_difference)
+
+
+def test_the_floor_of_an_undefined_gap_is_undefined():
+    """Nobody of the first group is positive: no gap of TPRs, and no p-value either."""
+    cells = np.array([[[10, 5], [0, 0]], [[8, 4], [3, 9]]])
+    measure = lambda c: {"tpr": gaps.difference(c, "tpr")}  # noqa: E731
+    assert np.isnan(floors.floor(0, cells, measure, replicates=50)["tpr"]).all()
+    cells[0, 1] = 3, 1
+    assert not np.isnan(floors.floor(0, cells, measure, replicates=50)["tpr"]).any()
+    with pytest.raises(ValueError, match="cells=3000000043 must add up to fewer than"):
+        floors.floor(0, cells + [[[3_000_000_000, 0], [0, 0]], [[0] * 2] * 2], measure)
+
+
+def test_counts_beyond_int32_do_not_wrap():
+    part = np.array([[[30, 10], [1, 2]], [[5, 1], [1, 1]]], np.int64)
+    big = part * 100_000_000
+    small = jnp.asarray(part, jnp.float32)
+    for name in rates.NAMES:
+        np.testing.assert_allclose(
+            rates.rate(name, counts.host(big)), rates.rate(name, small), rtol=1e-6
+        )
+    for gap in (
+        lambda c: gaps.difference(c, "fpr", method="to_overall"),
+        lambda c: gaps.conditional(c[None], lambda c: gaps.signed(c, "fpr", 0, 1)),
+        lambda c: rates.one_vs_rest(c) / float(np.sum(c)),
+        rates.accuracy,
+    ):
+        np.testing.assert_allclose(gap(big), gap(small), rtol=3e-6)
+    np.testing.assert_allclose(
+        gaps.differential_fairness(big), gaps.differential_fairness(big * 1.0)
+    )
+    # Sums of int32 cells that fit one by one.
+    near = jnp.asarray([[[2**31 - 1, 2**31 - 1], [1, 1]]], jnp.int32)
+    assert gaps.worst_group(near, "tnr") == 0.5
+    found = intervals.ci(jax.random.key(0), big, rates.fpr, replicates=50)
+    np.testing.assert_allclose(found.value, [0.25, 1 / 6], rtol=1e-6)
+    np.testing.assert_allclose(found.se, [6.8e-6, 1.5e-5], rtol=0.5)
+    assert not intervals.small_groups(big).flagged.any()
+    lo, hi = intervals.wilson_of_groups(big[:, 0, 1], big[:, 0].sum(axis=-1))
+    assert np.all((lo < found.value) & (found.value < hi) & (hi - lo < 1e-3))
+
+
+def test_simultaneous_ends_of_few_are_flagged():
+    """14 positives of whom 10 are found, and 36 of whom 34: two of four are few."""
+    cells = np.array(
+        [
+            *([[20, 6], [4, 10]], [[40, 20], [12, 28]]),
+            *([[200, 90], [60, 150]], [[30, 4], [2, 34]], [[5, 5], [0, 9]]),
+        ]
+    )
+    found = intervals.simultaneous(jax.random.key(0), cells, rates.tpr)
+    # 12 failures stand 2 above the bound: the se of 2,000 draws is good to 2%.
+    np.testing.assert_array_equal(found.flagged, [True, False, False, True, True])

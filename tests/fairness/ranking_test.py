@@ -168,6 +168,7 @@ def test_undefined_is_nan_with_a_reason_and_never_zero():
     assert table.identities[2].bpsn.n_undefined == 20
     assert table.left_out == {"subgroup": 2, "bpsn": 2, "bnsp": 1}
     assert table.identities[2].flags[0] == "0 rows, fewer than 30"
+    assert table.identities[1].against.reason == "no negatives among members"
     scores[3] = np.nan
     broken = _bias["all"](scores, y, member)
     assert np.isnan(broken.overall) and broken.n_nan == 1
@@ -329,7 +330,7 @@ def test_hatexplain_with_length_as_score(data_dir):
         lambda key: ranking.bootstrap(key, scores, toxic, member, replicates=300)
     )(jax.random.key(0))
     table = ranking_table.summarise(found, draws, COMMUNITIES)
-    for row in table.identities:
+    for row in table.identities[:-1]:
         assert row.subgroup.lo < row.subgroup.value < row.subgroup.hi
     # 1,142 and 782 posts: a standard error of 0.0134, 3.92 of them between the ends.
     assert 0.04 < table.overall.hi - table.overall.lo < 0.065
@@ -338,4 +339,56 @@ def test_hatexplain_with_length_as_score(data_dir):
     last = table.identities[-1]
     assert last.flags == ("2 negatives, fewer than 10",)
     # Both are missing from a replicate with probability e^-2 = 0.135: 41 of 300, sd 6.
-    assert 17 <= last.subgroup.n_undefined <= 65 and last.subgroup.reason
+    assert 17 <= last.subgroup.n_undefined <= 65 and np.isnan(last.subgroup.lo)
+    assert last.subgroup.reason == "no interval: 2 negatives among members"
+
+
+@pytest.mark.parametrize("wrong", [[0.1, 0.9], [-1, 1], [np.nan, 1.0], [0, 2]])
+def test_numbers_are_no_flags(wrong):
+    wrong = np.array(wrong * 2)
+    member = np.ones((4, 1), bool)
+    with pytest.raises(ValueError, match="labels=.* (are no flags|is neither 0 nor 1)"):
+        ranking.auc_bias(np.arange(4.0), wrong, member)
+    with pytest.raises(ValueError, match="membership=.* give flags, or 0 and 1"):
+        ranking.auc_bias(np.arange(4.0), member[:, 0], wrong[:, None])
+    with pytest.raises(ValueError, match="scores=4294967296 is beyond int32"):
+        ranking.auc(np.array([2**32, 1]), np.array([0, 1]))
+    assert ranking.auc(np.array([2, 1]), np.array([0, 1])) == 0
+
+
+def test_against_holds_for_all_identities_together():
+    """40 worlds where ten identities are drawn at random: no one is below the rest."""
+    n, sizes = 600, (90, 60, 60, 50, 50, 45, 45, 40, 40, 40)
+    point, draw = (
+        jit(ranking.auc_bias),
+        jit(
+            lambda key, s, y, m: ranking.bootstrap(
+                key, s, y, m, replicates=100, scheme="bayesian"
+            )
+        ),
+    )
+    rng, wrong, below, alone = np.random.default_rng(8), 0, 0, 0
+    for world in range(40):
+        y = rng.random(n) < 0.5
+        scores = (rng.normal(size=n) + 1.2 * y).astype(np.float32)
+        member = np.zeros((n, 10), bool)
+        for i, size in enumerate(sizes):
+            member[rng.choice(n, size, replace=False), i] = True
+        for shifted in (False, True):
+            s = np.where(member[:, 0] & shifted, scores + 1.0, scores)
+            s = s.astype(np.float32)
+            draws = draw(jax.random.key(world), s, y, member)
+            table = ranking_table.summarise(point(s, y, member), draws, "abcdefghij")
+            found = [row.against.hi < 0 for row in table.identities]
+            if shifted:
+                below += found[0]
+            else:
+                wrong += any(found)
+                overall = table.overall.value
+                alone += any(row.bpsn.hi < overall for row in table.identities)
+    row = table.identities[0]
+    want = row.bpsn.value - table.overall.value
+    assert row.against.value == pytest.approx(want, abs=1e-6)
+    # Binomial(40, .05) is above 5 with a probability of 1.4%; ends of each area by
+    # itself blame somebody in about a fifth of the worlds.
+    assert wrong <= 5 and below >= 35 and alone > wrong

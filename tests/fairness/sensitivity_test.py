@@ -141,6 +141,48 @@ def test_completeness_of_the_path_integral(double):
     np.testing.assert_allclose(found.share, share, rtol=1e-5)
 
 
+def test_completeness_where_the_model_reads_what_is_no_word(double):
+    # Every token moves the prediction, first and last are marks such as [CLS]: the
+    # words go to the baseline, the marks stay, and the parts add up to the difference.
+    task, params, one, _, _ = setting()
+    one |= {"length": jnp.array(T)}
+    words = jnp.array([False, True, True, True, False])
+    b = random.normal(random.key(3), (D,))
+    embedded = task.embed(params, one)
+
+    def f(at):
+        return jnp.exp(task.head(params, at, one))[2]
+
+    start = jnp.where(words[:, None], b[None], embedded)
+    s = (jnp.arange(400, dtype=float) + 0.5) / 400
+    grads = jax.vmap(lambda s: jax.grad(f)(start + s * (embedded - start)))(s).mean(0)
+    parts = jnp.sum(grads * (embedded - start), axis=1)
+    # The midpoint rule errs by 1 / (24 * 400^2) of a second difference.
+    np.testing.assert_allclose(parts.sum(), f(embedded) - f(start), atol=1e-5)
+    assert abs(parts.sum()) > 1e-2
+    measure = sensitivity.prediction_sensitivity(
+        task, form="integrated", w="target", points=400
+    )
+    found = measure(params, one, jnp.ones(T), words, b)
+    np.testing.assert_allclose(found.tokens, jnp.abs(parts), rtol=1e-5, atol=1e-12)
+    # Of one word alone the part has no sign to lose.
+    alone = jnp.arange(T) == 2
+    found = measure(params, one, jnp.ones(T), alone, b)
+    moved = embedded.at[2].set(b)
+    np.testing.assert_allclose(found.value, jnp.abs(f(embedded) - f(moved)), atol=1e-5)
+
+    def margin(at):
+        log_probs = task.head(params, at, one)
+        k = jnp.argmax(task.head(params, embedded, one))
+        return log_probs[k] - jnp.log1p(-jnp.exp(log_probs[k]))
+
+    v = sensitivity.directions(
+        task, attribution="integrated", normalise="none", points=400
+    )(params, one, alone, b)
+    wanted = jnp.abs(margin(embedded) - margin(moved))
+    np.testing.assert_allclose(v, jnp.where(alone, wanted, 0.0), atol=1e-4)
+
+
 def test_displacement_moves_what_reveals_to_the_baseline(double):
     task, params, one, words, _ = setting()
     b = random.normal(random.key(3), (T, D))
@@ -350,5 +392,8 @@ def test_counterfactual_gaps_by_hand():
     np.testing.assert_allclose([found.flips, found.coverage], [0.5, 2 / 3], rtol=1e-6)
     nobody = counterfactual.gap(first, second, jnp.zeros(3, bool))
     assert np.isnan(nobody.mean) and nobody.coverage == 0
+    same, none = counterfactual.swap(tokens, jnp.zeros((0, 2), int))
+    np.testing.assert_array_equal(same, tokens)
+    assert not none.any() and none.shape == (3,)
     with pytest.raises(ValueError, match="pairs=1 has two partners"):
         counterfactual.swap(tokens, jnp.array([[1, 2], [1, 3]]))

@@ -154,15 +154,40 @@ def test_exclusions_have_names(tokenizer, batch, model):
             ("he is a.", "he is the.", "he is a a a a a."),
         ),
         ("he", "gender", "he pBLANKys.", ("he plays.", "he plays.", "he plays.")),
+        ("he", "gender", "he BLANK.", ("he zorg.", "he is.", "he a.")),
+        ("he", "gender", "zorg BLANK.", ("zorg is.", "zorg a.", "zorg the.")),
     ]
     items = _items("intra", rows)
     found = stereoset.fills(items, tokenizer, batch, model.params, max_length=8)
-    assert found.excluded == {"two_blanks": (2,), "too_long": (3,), "unaligned": (4,)}
-    assert (
-        np.isnan(found.values).all(axis=1).tolist() == [False, False, True] + [True] * 2
-    )
+    assert found.excluded == {
+        "two_blanks": (2,),
+        "too_long": (3,),
+        "unaligned": (4,),
+        "unknown_word": (5,),  # of 6 it is not in the blank
+    }
+    kept = ~np.isnan(found.values).all(axis=1)
+    assert np.flatnonzero(kept).tolist() == [0, 1, 6]
     summary = stereoset.summarise(items, found.values)[0]
-    assert (summary.n, summary.excluded) == (2, 3)
+    assert (summary.n, summary.excluded) == (3, 4)
+
+
+def test_unknown_words_of_sentences_are_named(tokenizer, batch, model):
+    strange = [
+        ("he", "race", "he cooks.", ("she is a zorg.", "he is.", "the the.")),
+        ("he", "race", "zorg cooks.", ("she is a.", "he is.", "the the.")),
+    ]
+    items = _items("inter", INTER + strange)
+    score = likelihood.masked(batch, model.params, rows=16)
+    for scorer in (stereoset.sentences, stereoset.conditional):
+        found = scorer(items, tokenizer, score, max_length=20)
+        assert found.excluded["unknown_word"] == (2,), scorer  # not of the context
+        lost = np.isnan(found.values).any(axis=1)
+        assert lost.tolist() == [False, False, True, False]
+    follows = pieces.jit(jax.vmap(model.follows, (None, 0)))
+    found = stereoset.next_sentence(
+        items, tokenizer, follows, model.params, max_length=20, rows=4
+    )
+    assert found.excluded == {"too_long": (), "unknown_word": (2,)}
 
 
 def test_sentences_given_their_context_equal_a_loop(tokenizer, batch, model, log_prob):
@@ -201,4 +226,4 @@ def test_next_sentences_equal_one_at_a_time(tokenizer, model):
     short = stereoset.next_sentence(
         items, tokenizer, batch, model.params, max_length=10, rows=4
     )
-    assert short.excluded == {"too_long": (0, 1)}
+    assert short.excluded == {"too_long": (0, 1), "unknown_word": ()}

@@ -76,6 +76,14 @@ def test_wrong_templates_are_refused(tokenizer, model, batch):
         )
 
 
+def test_words_outside_the_vocabulary_are_refused_by_name(tokenizer, model, batch):
+    # Both would be [UNK], and their bias exactly 0.
+    with pytest.raises(ValueError, match="targets='zorg, blip' is outside the vocab"):
+        _ask(tokenizer, batch, model, ["zorg", "he", "blip"], ["play"])
+    with pytest.raises(ValueError, match="attributes='quux' is outside"):
+        _ask(tokenizer, batch, model, ["he", "she"], ["play", "quux"])
+
+
 def test_the_bias_of_a_causal_model_is_a_difference_of_differences():
     """A model that prefers T1 whatever the attribute has none."""
     free = np.array([[-5.0, -7.0], [-6.0, -8.0]])
@@ -122,6 +130,25 @@ def test_winogender_equals_scipy(data_dir):
     assert best.correlation.value == pytest.approx(1.0)
     none = templates.winogender(items, 0 * percent, 0 * percent, shares)
     assert np.isnan(none.correlation.value)
+
+
+@pytest.mark.parametrize(("occupations", "ends"), [(3, False), (4, False), (5, True)])
+def test_few_occupations_have_a_correlation_and_no_ends(occupations, ends):
+    names = [f"job {n}" for n in range(occupations)]
+    items = [bias_sets.WinogenderItem(n, "guest", 0, "a", "b", "c") for n in names]
+    share = {name: 10.0 * n for n, name in enumerate(names)}
+    female = np.array([0.0, 2.0, 1.0, 4.0, 3.0])[:occupations]
+    found = templates.winogender(items, female, 0 * female, share).correlation
+    expected = stats.spearmanr(female, list(share.values())).statistic
+    assert found.value == pytest.approx(expected)
+    assert np.isfinite([found.lo, found.hi]).tolist() == [ends] * 2
+    # One preference in all but one occupation: most resamples have no order.
+    names = names + [f"more {n}" for n in range(30)]
+    items = [bias_sets.WinogenderItem(n, "guest", 0, "a", "b", "c") for n in names]
+    share = {name: 1.0 * n for n, name in enumerate(names)}
+    female = np.eye(len(names))[0]
+    found = templates.winogender(items, female, 0 * female, share).correlation
+    assert found.value < 0 and np.isnan(found.lo) and np.isnan(found.hi)
 
 
 def test_winogender_needs_a_percentage():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from trustml import parallel
+from trustml.fairness import likelihood
 from trustml.models import generate, gpt2, language_model
 
 GOLDEN = pathlib.Path(__file__).resolve().parent / "golden" / "gpt2"
@@ -90,13 +91,30 @@ def test_greedy_of_the_recurrent_model_equals_reading_all_again(tied):
 
 
 def test_an_empty_prompt_begins_with_the_token_that_begins_a_text(model):
-    sample = generate.sampler(model.decoder, max_new_tokens=4, temperature=0.0)
+    sample = jit(generate.sampler(model.decoder, max_new_tokens=8))
     begin = model.config.begin_id
-    rows = generate.repeat([[9, 9], [begin, 9]], [0, 1])
-    out = jit(sample)(model.params, rows, jax.random.key(0))
-    # At position 0 stands the beginning in both; the second counts it as its own, so
-    # their next tokens stand one apart, and only the first logits are the same.
-    assert out.tokens[0, 0] == out.tokens[1, 0]
+    rows = generate.repeat([[9, 9], [begin, 9]], [0, 1], prompt_id=[0, 0])
+    out = sample(model.params, rows, jax.random.key(0))
+    np.testing.assert_array_equal(out.tokens[0], out.tokens[1])
+    # What it says has the log-probabilities of a text read at once.
+    batch = jit(likelihood.causal_batch(model.logits, bos_id=begin))
+    score, there = likelihood.causal(batch, model.params), np.ones((1, 8), bool)
+    expected = score(np.asarray(out.tokens)[:1], there, there)
+    np.testing.assert_allclose(out.log_probs[:1], expected, atol=1e-4)
+    # So too where prompts have no slots at all.
+    none = generate.repeat(np.zeros((1, 0), int), [0])
+    again = sample(model.params, none, jax.random.key(0))
+    np.testing.assert_array_equal(again.tokens, out.tokens[:1])
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-39, 1e-38, 1e-30])
+def test_hardly_any_temperature_is_none(temperature):
+    logits = 30 * jax.random.normal(jax.random.key(0), (50, 7))
+    keys = jax.random.split(jax.random.key(1), 50)
+    for options in ((0, 1.0), (3, 0.9)):
+        draw = generate._draw(7, temperature, *options)
+        token, _ = jax.vmap(draw, (0, 0, None))(logits, keys, jnp.uint32(0))
+        np.testing.assert_array_equal(token, logits.argmax(axis=1))
 
 
 def test_text_does_not_depend_on_batch_order_or_company(model, drawn):

@@ -156,7 +156,8 @@ def at_fpr(
         if own[-1] is not None:
             thresholds[g] = own[-1].threshold
     own_counts = counts(scores, member, group, thresholds, num_groups=size)
-    own_counts[np.isinf(thresholds)] = 0
+    # By `own` and not by its threshold, which is inf where nobody can be accused.
+    own_counts[[one is None for one in own]] = 0
     return Subgroups(
         fpr=float(fpr),
         threshold=everyone.threshold,

@@ -55,7 +55,8 @@ def collect(
       seed: of the sample.
 
     Raises:
-      ValueError: a bound that is none, no word, or one that holds a blank.
+      ValueError: a bound that is none, no word, one that holds a blank, or two that
+        differ in case only: a sentence would count for the last of them.
     """
     _validate.integer_at_least("most", most, 1, "50 is usual")
     _validate.integer_at_least("shortest", shortest, 1, "5 is usual")
@@ -67,7 +68,11 @@ def collect(
             bound = "must be a word without blanks"
             _validate.fail("words", word, bound, "leave phrases out, and say so")
     # One pattern finds any of them; longer words first, so that none hides another.
-    wanted = {word.lower(): word for word in words}
+    wanted: dict[str, str] = {}
+    for word in words:
+        if wanted.setdefault(word.lower(), word) != word:
+            bound = f"differs from {wanted[word.lower()]!r} in case only"
+            _validate.fail("words", word, bound, "keep one of them")
     by_length = sorted(map(re.escape, wanted), key=len, reverse=True)
     pattern = re.compile(rf"(?<![\w-])({'|'.join(by_length)})(?![\w-])", re.I)
     rng = np.random.default_rng(seed)

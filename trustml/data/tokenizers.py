@@ -27,6 +27,7 @@ Sources: feature hashing, Weinberger et al. 2009, https://arxiv.org/abs/0902.220
 
 import collections
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -71,6 +72,7 @@ class Tokenizer(NamedTuple):
       public: True if it was made without looking at the data it encodes.
       encode: (text or words, max_length) -> (tokens int32[T], length int32[]).
       encode_many: (texts, max_length) -> `Encoded`.
+      unknown_id: id of whatever is not in the vocabulary; None if there is no such id.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Tokenizer(NamedTuple):
     public: bool
     encode: Callable[[Text, int], tuple[Int32[np.ndarray, " T"], Int32[np.ndarray, ""]]]
     encode_many: Callable[[Sequence[Text], int], Encoded]
+    unknown_id: int | None = None
 
 
 def normalize(word: str) -> str:
@@ -143,7 +146,8 @@ def word(vocab: Sequence[str]) -> Tokenizer:
         )
     digest = _digest("word-1", *ids)
     size = len(ids) + 2
-    return _by_word(f"word({size})", size, digest, False, lambda w: ids.get(w, UNKNOWN))
+    made = _by_word(f"word({size})", size, digest, False, lambda w: ids.get(w, UNKNOWN))
+    return made._replace(unknown_id=UNKNOWN)
 
 
 def hashed(size: int) -> Tokenizer:
@@ -203,6 +207,7 @@ def characters(alphabet: str) -> Tokenizer:
         True,
         _encode_one(encode_many),
         encode_many,
+        UNKNOWN,
     )
 
 
@@ -273,7 +278,16 @@ def pretrained(directory) -> Tokenizer:
         public=True,
         encode=_encode_one(encode_many),
         encode_many=encode_many,
+        unknown_id=_unknown_id(engine, content),
     )
+
+
+def _unknown_id(engine, content: bytes) -> int | None:
+    """Id of [UNK] or its like; byte-level vocabularies have none."""
+    model = json.loads(content)["model"]
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    return engine.token_to_id(model.get("unk_token") or "")
 
 
 def _by_word(name, size, digest, public, word_id) -> Tokenizer:

@@ -35,6 +35,8 @@ from trustml.experiments import (
 )
 from trustml.fairness import ranking_table
 
+_PHRASES = 10  # phrases of templates for each example of `data.limit`
+
 
 class Wanted(NamedTuple):
     """What the config asks of the data.
@@ -284,7 +286,25 @@ def encode(
 def _phrases(config, data) -> comments.Templates | None:
     if not config.fairness.templates:
         return None
-    return comments.templates(builders.locate(sources.BY_NAME["toxicity"]))
+    made = comments.templates(builders.locate(sources.BY_NAME["toxicity"]))
+    return _part(made, _PHRASES * config.data.limit) if config.data.limit else made
+
+
+def _part(made: comments.Templates, most: int) -> comments.Templates:
+    """Phrases of whole templates that are drawn at random, about `most` of them."""
+    numbers = np.unique(made.clusters)
+    wanted = max(1, len(numbers) * most // max(1, len(made.texts)))
+    if wanted >= len(numbers):
+        return made
+    kept = np.random.default_rng(0).choice(numbers, wanted, replace=False)
+    rows = np.flatnonzero(np.isin(made.clusters, kept))
+    clusters = np.unique(made.clusters[rows], return_inverse=True)[1]
+    return comments.Templates(
+        [made.texts[n] for n in rows],
+        made.labels[rows],
+        made.terms,
+        clusters.reshape(-1).astype(np.int32),
+    )
 
 
 def _joined(parts):

@@ -15,6 +15,7 @@ import numpy as np
 from trustml import specs
 from trustml.experiments import fairness_measure as measured
 from trustml.experiments import fairness_sections
+from trustml.fairness import ranking_table
 from trustml.report import fmt, study, words
 
 LIMITS = (
@@ -203,12 +204,17 @@ def _identities(where: str, table, positive: str) -> words.Card:
         listed = [
             f"{row.name} {fairness_sections.area(getattr(row, area))}" for row in worst
         ]
+        small = sum(
+            bool(row.flags) and not math.isnan(getattr(row, area).value)
+            for row in table.identities
+        )
+        with_small = f", {small} too few to judge among them" if small else ""
         points.append(
             f"{area.upper() if area != 'subgroup' else 'Subgroup'} (low: {what}): "
-            f"power mean {fairness_sections.area(mean)}; lowest "
+            f"power mean {fairness_sections.area(mean)}{with_small}; lowest "
             f"{fmt.listed(listed) or 'n/a'}."
         )
-    raised = [row for row in low if row.bpsn.hi < table.overall.value]
+    raised = [row for row in low if row.against.hi < 0]
     names = [row.name for row in raised[:5]]
     headline = "No identity surely does."
     if len(raised) > 5:
@@ -277,6 +283,16 @@ def methods(config, positive: str, found) -> tuple[str, ...]:
             f"Areas under the ROC ({where}): intervals of {count:,} Bayesian "
             f"bootstraps of {unit}, each by itself; background "
             f"{spec.background if where != 'templates' else 'all'}."
+        )
+    if found.replicates:
+        said.append(
+            "An identity is said to raise scores where its BPSN area is below the area "
+            f"of all texts; intervals of that difference hold at {level} for all "
+            "identities that are large enough together. With fewer than "
+            f"{ranking_table.LEAST} texts of a class an area has no interval; with "
+            "fewer than 30, or above 0.9, it has DeLong's on the logit scale, unless "
+            "texts come from templates. Power means are of all identities, small ones "
+            "too."
         )
     return tuple(said)
 

@@ -142,7 +142,7 @@ def _groups(who: str, one, name: str) -> study.Section:
                 "Are scores too high?",
                 figures.dots(
                     rows,
-                    label="mean score minus share of positives, points",
+                    label="mean score minus share of positives",
                     level=0.0,
                     name=f"over-{name}",
                 ),
@@ -242,7 +242,7 @@ def _communities(communities) -> study.Section:
                     }
                     for one in communities
                 ],
-                label=f"{_TITLES[rate]}, minus that of others, points",
+                label=f"{_TITLES[rate]}, minus that of others",
                 level=0.0,
                 name=f"against-{rate}",
             ),
@@ -282,13 +282,14 @@ def _areas(where: str, table) -> study.Section:
     ]
     means = [area(table.power_means[name]) for name in ("subgroup", "bpsn", "bnsp")]
     rows.append(("power mean, p = \u22125", "", "", *means, "", ""))
-    rows.append(("all texts", "", "", area(table.overall), "", "", "", ""))
-    rows.append(("final (mean of the four)", "", "", area(table.final), "", "", "", ""))
     head = ("identity", "n", "positives", "subgroup", "BPSN", "BNSP")
     head = (*head, "AEG, negatives", "AEG, positives")
     note = (
         "BPSN: negatives that name it against positives that do not; BNSP the other "
-        "way round. AEG above 0: texts that name it score higher. * Too few to judge."
+        "way round. AEG above 0: texts that name it score higher. * Too few to judge, "
+        "but in the power means. "
+        f"All texts: {area(table.overall)}; mean of that and the three power means: "
+        f"{area(table.final)}."
     )
     drawn = (
         (
@@ -341,4 +342,6 @@ def area(entry) -> str:
     """An area with its interval, or why there is none."""
     if math.isnan(entry.value):
         return f"n/a ({entry.reason})"
+    if math.isnan(entry.lo):
+        return f"{entry.value:.3f} ({entry.reason})"
     return f"{entry.value:.3f} [{entry.lo:.3f}, {entry.hi:.3f}]"

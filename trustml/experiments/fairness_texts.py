@@ -2,7 +2,8 @@
 
 A text may name several communities, or none, so a community is compared with the texts
 outside of it: rates by Newcombe's limits of two disjoint groups, shares of the error
-for all communities together, and areas under the ROC by identity with a bootstrap.
+for all communities together, and areas under the ROC by identity with a bootstrap, or
+with DeLong's variance where a bootstrap is too short.
 
 Dimension key: `n` texts, `I` identities or communities.
 
@@ -14,6 +15,7 @@ Example::
 """
 
 import functools
+import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,10 +25,12 @@ import numpy as np
 
 from trustml import specs
 from trustml.experiments import fairness_measure
-from trustml.fairness import contrasts, counts, ranking, ranking_table
+from trustml.fairness import contrasts, counts, delong, ranking, ranking_table
 
 # So many numbers take some ten seconds of one core.
 _MOST = 600_000_000
+# With fewer of a class, or nearer to 1, a bootstrap of an area is too short.
+_FEW, _HIGH = 30, 0.9
 _LETTERS = re.compile(r"(\w)(\w+)")
 
 
@@ -117,6 +121,9 @@ def areas(
 ) -> ranking_table.Table:
     """Areas under the ROC by identity, with intervals; see `fairness.ranking`.
 
+    Where an area has fewer than 30 rows of a class, or is above 0.9, its interval is
+    DeLong's on the logit scale, unless rows come in clusters.
+
     Args:
       score: float[n], larger means positive.
       label: bool[n].
@@ -138,7 +145,7 @@ def areas(
         replicates(spec, *member.shape),
         background,
     )
-    return ranking_table.summarise(
+    table = ranking_table.summarise(
         jax.device_get(point),
         jax.device_get(drawn),
         names,
@@ -146,6 +153,38 @@ def areas(
         small=spec.least,
         small_class=spec.least_of_label,
     )
+    if clusters is not None:
+        return table
+    known = member.any(axis=1) | (background == "all")
+
+    def entry(row, area, used):
+        return _in_closed_form(getattr(row, area), score, label, used, level)
+
+    rows = []
+    for row, inside in zip(table.identities, member.T, strict=True):
+        outside = known & ~inside
+        rows.append(
+            row._replace(
+                subgroup=entry(row, "subgroup", inside),
+                bpsn=entry(row, "bpsn", np.where(label, outside, inside)),
+                bnsp=entry(row, "bnsp", np.where(label, inside, outside)),
+            )
+        )
+    return table._replace(identities=tuple(rows))
+
+
+def _in_closed_form(entry, score, label, used, level) -> ranking_table.Entry:
+    """The entry with DeLong's interval, where there is one and the bootstrap fails."""
+    fewest = min(np.sum(used & label), np.sum(used & ~label))
+    if math.isnan(entry.lo) or (fewest >= _FEW and entry.value <= _HIGH):
+        return entry
+    found = _delong(score[None], label, used)
+    _, lo, hi = delong.interval(found.auc[0], found.covariance[0, 0], level)
+    reason = "no interval: the area is 0 or 1" if math.isnan(lo) else ""
+    return entry._replace(lo=lo, hi=hi, reason=reason)
+
+
+_delong = jax.jit(delong.areas)
 
 
 def replicates(spec: specs.FairnessSpec, n: int, identities: int) -> int:

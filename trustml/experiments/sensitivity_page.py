@@ -27,8 +27,8 @@ METHODS = (
     "The protected status model learns gender from the same texts; what it attributes "
     "to a word, integrated along a path, is how much that word reveals.",
     "Correlations are Spearman's between a measure's mean over test texts and the "
-    "planted leak, one for each seed; in brackets the t-interval over seeds, cut to "
-    "[-1, 1].",
+    "planted leak, one for each seed; in brackets, where there are several, the "
+    "t-interval over seeds, cut to [-1, 1].",
     "The counterfactual exchanges words such as he and she. Texts without any have "
     "none, and count as 0; coverage is the share of texts that have one.",
 )
@@ -193,10 +193,10 @@ def _curves(config, found) -> study.Section:
             )
 
         alt = f"Measures against the planted leak, {cue} cues."
+        several = len(one.certainty) > 1
         caption = (
-            "Means over seeds with t-intervals, each measure over its largest mean: "
-            "only the shape counts."
-        )
+            "Means over seeds with t-intervals" if several else "Of one seed"
+        ) + ", each measure over its largest mean: only the shape counts."
         svg = drawing.svg(f"leak-{cue}", alt, draw, height=3.4)
         figures.append((f"{fmt.capital(cue)} cues", svg, caption))
     return study.Section("Measures against the leak", figures=tuple(figures))

@@ -25,18 +25,17 @@ Names to know:
 
 Example::
 
-    from trustml.fairness import counts, gaps, intervals, rates
+    from trustml.fairness import contrasts, counts, floors, gaps, intervals, rates
 
     cells = counts.count(group, label, guess, groups=4).cells
-
-    def measure(cells):
-        return {'tpr': rates.tpr(cells), 'gap': gaps.difference(cells, 'tpr')}
-
-    found = intervals.ci(jax.random.key(0), cells, measure)
-    found['gap'].value, found['gap'].lo, found['gap'].hi
+    tpr = intervals.ci(jax.random.key(0), cells, rates.tpr)
+    gap = contrasts.largest_difference(*contrasts.parts('tpr', cells))
+    chance = floors.floor(0, cells, lambda cells: gaps.difference(cells, 'tpr'))
+    gap.value, gap.lo, gap.hi, chance.high, tpr.lo           # tpr.lo: float32[4]
 
 Reading a gap: `max - min` over groups is never negative, so it is above zero even when
-all groups are served alike. It means something only beside its noise floor. And a
+all groups are served alike. It means something only beside its noise floor, and its
+interval is one of signed pairs (`contrasts`): a bootstrap of it never holds 0. And a
 signed difference has a convention: `gaps` says whose.
 
 No other pillar is imported; an experiment brings the arrays.

@@ -92,9 +92,14 @@ class Agreement(NamedTuple):
 
 
 def correlation(x: npt.ArrayLike, y: npt.ArrayLike, kind: str = "spearman") -> float:
-    """Pearson's r, Spearman's rho or Kendall's tau-b; nan where one is constant."""
+    """Pearson's r, Spearman's rho or Kendall's tau-b; nan where one is constant.
+
+    A measure that varies by its rounding alone, 1e-15 of its size, is constant.
+    """
     kind = _validate.one_of("kind", kind, KINDS)
     x, y = np.asarray(x, float), np.asarray(y, float)
+    if _alike(x) or _alike(y):
+        return float("nan")
     if kind == "kendall":
         return float(_kendall(x, y[None])[0])
     if kind == "spearman":
@@ -335,10 +340,11 @@ def williams(r_12: float, r_13: float, r_23: float, n: int) -> tuple[float, floa
 
 def _pearson(x, y_R):
     """Pearson's r of x [N] with each row of y [R, N]."""
+    alike = _alike(x) | _alike(y_R)
     x = x - x.mean()
     y_R = y_R - y_R.mean(axis=1, keepdims=True)
     scale = np.sqrt((x**2).sum() * (y_R**2).sum(axis=1))
-    flat = scale <= 1e-300
+    flat = (scale == 0) | alike
     return np.where(flat, np.nan, (y_R @ x) / np.where(flat, 1.0, scale))
 
 
@@ -355,6 +361,12 @@ def _kendall(x, y_R):
     return np.concatenate(found)
 
 
+def _alike(x):
+    """Rows [..., N] of one number, but for the rounding of it: bool[...]."""
+    rounding = 8 * np.finfo(float).eps * np.abs(x).max(axis=-1)
+    return np.ptp(x, axis=-1) <= rounding
+
+
 def _of_rows(x_R, y_R, kind):
     """Correlation of each row of x with that of y, both [R, N]."""
     if kind == "kendall":
@@ -363,8 +375,9 @@ def _of_rows(x_R, y_R, kind):
         )
     if kind == "spearman":
         x_R, y_R = stats.rankdata(x_R, axis=1), stats.rankdata(y_R, axis=1)
+    alike = _alike(x_R) | _alike(y_R)
     x_R = x_R - x_R.mean(axis=1, keepdims=True)
     y_R = y_R - y_R.mean(axis=1, keepdims=True)
     scale = np.sqrt((x_R**2).sum(axis=1) * (y_R**2).sum(axis=1))
-    flat = scale <= 1e-300
+    flat = (scale == 0) | alike
     return np.where(flat, np.nan, (x_R * y_R).sum(axis=1) / np.where(flat, 1, scale))

@@ -117,7 +117,12 @@ def weat(
             )
         arrays.append(np.array([np.asarray(vectors[w], np.float64) for w in kept[-1]]))
     result = compare(*arrays, words=kept, method=method, samples=samples, seed=seed)
-    return result._replace(missing=missing)
+    repeated = tuple(
+        f"{name} holds {words} more than once, and each time counts"
+        for name, of in zip(LISTS, kept, strict=True)
+        if (words := ", ".join(dict.fromkeys(repr(w) for w in of if of.count(w) > 1)))
+    )
+    return result._replace(missing=missing, warnings=result.warnings + repeated)
 
 
 def seat(
@@ -297,6 +302,8 @@ def pool(
 
 def _unit(x):
     xp: Any = np if isinstance(x, np.ndarray) else jnp
+    # Squares of very long or short vectors leave the range of floats.
+    x = x / xp.max(xp.abs(x), -1, keepdims=True)
     return x / xp.sqrt(xp.sum(x * x, -1, keepdims=True))
 
 

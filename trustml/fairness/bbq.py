@@ -43,8 +43,8 @@ class Summary(NamedTuple):
     """Figures of one category; scores are in percent.
 
     Attributes:
-      s_dis: bias where the text tells the answer.
-      s_amb: bias where it does not.
+      s_dis: bias where the text tells the answer; nan without such questions.
+      s_amb: bias where it does not; likewise.
       accuracy_dis: share of right answers, 0 to 1, where the text tells.
       accuracy_amb: the same where it does not, and "unknown" is right.
       accuracy_aligned: of disambiguated questions whose right answer fits the
@@ -128,7 +128,7 @@ def summarise(
         axis=1,
     )
 
-    def interval(statistic, table=table):
+    def interval(statistic, table):
         if len(table) < 2:
             value = float(statistic(table[None])[0])
             return intervals.Interval(value, float("nan"), float("nan"))
@@ -157,12 +157,13 @@ def summarise(
         wrong = 1 - np.nan_to_num(accuracy(table, scaled_by))
         return 100 * wrong * bias(table, 1)
 
-    def rate(condition):
-        # Of templates that ask it so; a resample of others would have no accuracy.
-        of = table[table[:, condition, 0] > 0]
-        if not len(of):
+    def rate(condition, statistic, scaled_by=()):
+        # Of templates that ask it so; a resample of others would have no figure.
+        asked = table[:, condition, 0] > 0
+        if not asked.any():
             return intervals.Interval(*[float("nan")] * 3)
-        return interval(lambda t: accuracy(t, [condition]), of)
+        asked |= (table[:, scaled_by, 0] > 0).any(axis=1)
+        return interval(statistic, table[asked])
 
     def share(rows):
         return float(right[rows].mean()) if rows.any() else float("nan")
@@ -174,10 +175,10 @@ def summarise(
         if rows.any() and not known[rows].any()
     ]
     return Summary(
-        interval(lambda t: 100 * bias(t, 0)),
-        interval(s_amb),
-        rate(0),
-        rate(1),
+        rate(0, lambda t: 100 * bias(t, 0)),
+        rate(1, s_amb, scaled_by),
+        rate(0, lambda t: accuracy(t, [0])),
+        rate(1, lambda t: accuracy(t, [1])),
         share(fits),
         share(told & ~fits),
         int(kept.sum()),

@@ -40,6 +40,7 @@ from scipy import optimize, special, stats
 
 from trustml import _validate, intervals
 
+_FEWEST = 2  # clients of an interval; one says nothing of others
 _LARGEST = 1e6  # of s: beyond, accuracies are alike as far as counts can tell
 
 
@@ -107,7 +108,7 @@ def measure(
       seed: of the bootstrap.
 
     Returns:
-      Clients.
+      Clients; the ends of intervals are nan with fewer than two clients.
 
     Raises:
       ValueError: on counts that are none, or if no client has an example.
@@ -119,8 +120,9 @@ def measure(
     if c.shape != n.shape or c.ndim != 1:
         bound = f"does not go with examples of shape {n.shape}"
         _validate.fail("correct", f"array of shape {c.shape}", bound)
-    if np.any((c < 0) | (c > n) | (c != np.round(c)) | (n != np.round(n))):
-        k = int(np.argmax((c < 0) | (c > n) | (c != np.round(c)) | (n != np.round(n))))
+    bad = (c < 0) | (c > n) | (c != np.round(c)) | (n != np.round(n)) | ~np.isfinite(n)
+    if np.any(bad):
+        k = int(np.argmax(bad))
         bound = f"of examples[{k}]={n[k]:g} is not a count"
         _validate.fail(f"correct[{k}]", float(c[k]), bound, "give whole numbers")
     there = n > 0
@@ -129,6 +131,8 @@ def measure(
     accuracy = c[there] / n[there]
 
     def over(statistic):
+        if accuracy.size < _FEWEST:
+            return intervals.Interval(float(statistic(accuracy)), *[float("nan")] * 2)
         return intervals.bootstrap(
             statistic,
             accuracy,
@@ -248,8 +252,9 @@ def gaps(
       seed: of the draws.
 
     Returns:
-      Gaps. Of a gap that is never negative the ends are quantiles of a figure that is
-        biased upwards: the lower end being above 0 proves nothing.
+      Gaps; ends nan with fewer than two clients that have a gap. Of a gap that is never
+        negative the ends are quantiles of a figure that is biased upwards: the lower
+        end being above 0 proves nothing.
     """
     cells = np.asarray(cells)
     if cells.ndim != 4:
@@ -268,13 +273,16 @@ def gaps(
     defined = np.isfinite(own)
     weight = times @ defined.astype(float)
     mean = times @ np.where(defined, own, 0.0) / np.where(weight > 0, weight, np.nan)
-    return Gaps(_interval(pooled, level), _interval(mean, level), int(np.sum(~defined)))
+    both = _interval(pooled, level, m), _interval(mean, level, int(defined.sum()))
+    return Gaps(*both, int(np.sum(~defined)))
 
 
-def _interval(values: np.ndarray, level: float) -> intervals.Interval:
+def _interval(values: np.ndarray, level: float, clients: int) -> intervals.Interval:
     """The first value with quantiles of the others that are defined."""
     rest = values[1:][np.isfinite(values[1:])]
     if not np.isfinite(values[0]) or not rest.size:
         return intervals.Interval(*[float("nan")] * 3)
+    if clients < _FEWEST:
+        return intervals.Interval(float(values[0]), *[float("nan")] * 2)
     lo, hi = np.quantile(rest, [(1 - level) / 2, (1 + level) / 2])
     return intervals.Interval(float(values[0]), float(lo), float(hi))

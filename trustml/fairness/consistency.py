@@ -32,6 +32,8 @@ def consistency(
 ) -> jax.Array:
     """Consistency of guesses among neighbours, float[]; pure, O(n^2 D) work.
 
+    NaN where a feature or a guess is not finite: it has no distance.
+
     Args:
       features: float[n, D].
       guess: float[n], guesses or probabilities.
@@ -63,4 +65,5 @@ def consistency(
         return jnp.abs(y[i] - y[nearest].mean())
 
     apart = jax.lax.map(of_row, jnp.arange(n), batch_size=min(chunk, n))
-    return 1.0 - apart.mean()
+    defined = jnp.isfinite(x).all() & jnp.isfinite(y).all()
+    return jnp.where(defined, 1.0 - apart.mean(), jnp.nan)

@@ -75,12 +75,19 @@ def parts(name: str, cells: Any) -> tuple[np.ndarray, np.ndarray]:
     Args:
       name: one of `RATES`.
       cells: [G, 2, 2], counts.
+
+    Raises:
+      ValueError: for an unknown rate, another shape, or cells that are no whole numbers
+        >= 0: limits of sums of weights, or of noised cells, are others.
     """
     name = _validate.one_of("name", name, RATES)
     cells = np.asarray(cells)
     if cells.ndim != 3 or cells.shape[1:] != (2, 2):
         bound = "are not [G, 2, 2]"
         _validate.fail("cells", f"array of shape {cells.shape}", bound)
+    if np.any(~(cells >= 0) | (cells != np.floor(cells))):
+        cure = "take intervals.ci for weights, private_counts.ci for noised cells"
+        _validate.fail("cells", "array", "must hold whole numbers >= 0", cure)
     counts = cells.astype(np.int64)
     part, whole = (
         np.sum([counts[:, y, k] for y, k in cell], axis=0) for cell in _PARTS[name]

@@ -59,6 +59,8 @@ def swap(tokens: Any, pairs: Any) -> tuple[jax.Array, jax.Array]:
     tokens, pairs = jnp.asarray(tokens), np.asarray(pairs)
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         _validate.fail("pairs", f"array of shape {pairs.shape}", "must be int[N, 2]")
+    if not len(pairs):
+        return tokens, jnp.zeros(tokens.shape[:-1], bool)
     known = pairs.reshape(-1).tolist()
     if len(set(known)) < len(known):
         twice = next(x for x in known if known.count(x) > 1)

@@ -10,7 +10,7 @@ in `trustml.fairness.rates`, gaps in `trustml.fairness.gaps`, intervals in
 
 Sensitivity: adding or removing one example changes one cell by 1, so L1 = L2 = 1;
 replacing one changes two, 2 and sqrt(2). Cells are thereby cheap to release privately;
-see `SENSITIVITY`.
+see `SENSITIVITY`. It holds for groups that are disjoint and counts without weights.
 
 Dimension key: `B` examples, `G` groups, `K` classes, `J` attributes, `M` clients,
 `U` distinct patterns of membership.
@@ -34,7 +34,8 @@ import numpy as np
 
 from trustml import _validate
 
-# (neighbours, norm) -> by how much a single person changes `cells`, unweighted.
+# (neighbours, norm) -> by how much a single person changes `cells`, unweighted, of
+# disjoint groups.
 SENSITIVITY = {
     ("add_remove", 1): 1.0,
     ("add_remove", 2): 1.0,
@@ -85,8 +86,8 @@ def count(
     """Counts the examples of a batch; pure, for use inside jit, scan and vmap.
 
     Args:
-      group: int[B], or int[B, J] for a product of J attributes; a negative one is
-        unknown.
+      group: int[B], or int[B, J] for a product of J attributes; a negative one, or
+        one beyond the last, is unknown.
       label: int[B] (or bool[B]).
       guess: int[B] (or bool[B]).
       groups: G, or (G1, ..., GJ).
@@ -220,7 +221,11 @@ class Overlapping(NamedTuple):
 
     @property
     def cells(self) -> jax.Array:
-        """int32[G, K, K]; an example counts in each of its groups."""
+        """int32[G, K, K]; an example counts in each of its groups.
+
+        One person with m memberships changes m cells by 1, so sensitivity is m in L1
+        and sqrt(m) in L2, where `SENSITIVITY` has 1.
+        """
         mem = jnp.asarray(self.members, self.patterns.dtype)
         return jnp.einsum("ug,uyk->gyk", mem, self.patterns)
 
@@ -294,7 +299,26 @@ def host(cells: Any) -> np.ndarray:
     return cells.astype(np.int64) if cells.dtype.kind in "iu" else cells
 
 
+def floats(cells: Any) -> jax.Array:
+    """Cells as floats: JAX's int32 would wrap NumPy's int64, and sums beyond 2^31.
+
+    Args:
+      cells: counts or sums of weights, of JAX or of NumPy; floats of JAX stay.
+    """
+    if not isinstance(cells, jax.Array):
+        cells = np.asarray(cells)
+        cells = jnp.asarray(cells.astype(float) if cells.dtype.kind in "iu" else cells)
+    floating = jnp.issubdtype(cells.dtype, jnp.floating)
+    return cells if floating else cells.astype(float)
+
+
 def _integers(name, values) -> jax.Array:
+    if not isinstance(values, jax.Array):
+        values = np.asarray(values)
+        if values.dtype.kind in "iu" and values.dtype.itemsize > 4:
+            # What JAX's int32 cannot hold is no group, and must not become one.
+            least = 0 if values.dtype.kind == "u" else -_EXACT
+            values = np.clip(values, least, _EXACT).astype(np.int32)
     values = jnp.asarray(values)
     if values.dtype == bool:
         return values.astype(jnp.int32)

@@ -48,8 +48,9 @@ class Scores(NamedTuple):
     Attributes:
       more: float64[N], of the sentence that stereotypes more.
       less: float64[N], of the other.
-      excluded: reason -> numbers of pairs; reasons are 'too_long' (for the model) and
-        'nothing_scored' (a sentence has no token of the kind asked for).
+      excluded: reason -> numbers of pairs; reasons are 'too_long' (for the model),
+        'unknown_word' (outside the vocabulary) and 'nothing_scored' (a sentence has no
+        token of the kind asked for).
     """
 
     more: np.ndarray
@@ -107,7 +108,9 @@ def scores(
     both = [pair.more for pair in pairs] + [pair.less for pair in pairs]
     coded, count = texts.encode(tokenizer, both, max_length), len(pairs)
     too_long = coded.too_long[:count] | coded.too_long[count:]
-    wanted = coded.scored & ~np.tile(too_long, 2)[:, None]
+    unknown = coded.unknown[:count].any(axis=1) | coded.unknown[count:].any(axis=1)
+    unknown &= ~too_long
+    wanted = coded.scored & ~np.tile(too_long | unknown, 2)[:, None]
     if tokens != "all":
         length = coded.attention.sum(axis=1)
         shared = np.zeros_like(wanted)
@@ -121,13 +124,13 @@ def scores(
     if decimals is not None:
         values = np.round(values, decimals)
     more, less = values[:count], values[count:]
-    silent = (np.isnan(more) | np.isnan(less)) & ~too_long
-    bad = {"too_long": too_long, "nothing_scored": silent}
+    silent = (np.isnan(more) | np.isnan(less)) & ~(too_long | unknown)
+    bad = {"too_long": too_long, "unknown_word": unknown, "nothing_scored": silent}
     excluded = {
         name: tuple(int(n) for n in np.flatnonzero(flags))
         for name, flags in bad.items()
     }
-    out = too_long | silent
+    out = too_long | unknown | silent
     return Scores(np.where(out, np.nan, more), np.where(out, np.nan, less), excluded)
 
 

@@ -72,11 +72,15 @@ def areas(
 
     Args:
       scores: a row for each model; larger is more positive.
-      labels: bool or 0 and 1.
+      labels: flags, or integers 0 and 1.
       mask: rows in use; all where None.
+
+    Raises:
+      ValueError: labels are others than 0 and 1.
     """
-    used = jnp.ones(labels.shape, bool) if mask is None else mask
-    positive, negative = labels.astype(bool) & used, ~labels.astype(bool) & used
+    truth = ranks.flags("labels", labels)
+    used = jnp.ones(truth.shape, bool) if mask is None else mask
+    positive, negative = truth & used, ~truth & used
 
     def one(score):
         ranked = ranks.rank(score, used)

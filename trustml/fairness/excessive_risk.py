@@ -9,6 +9,16 @@ Both models are judged on the same examples, so what is drawn anew is the differ
 an example, never two losses apart. Weights of the bootstrap are Exp(1) (Rubin 1981), so
 that no group can vanish: of examples, and of seeds where there are several; a replicate
 weighs example i under seed s by the product (both are drawn from something larger).
+Of a handful of seeds such weights show too little spread: Exp(1) on S values has
+(S - 1) / (S + 1) of the variance of a mean, and few seeds do not know their own. So
+what a seed adds to the mean of a group is stretched by
+
+    sqrt((S + 1) / (S - 1)) t / z
+
+with t and z the quantiles of Student's law of S - 1 degrees and of a normal one,
+which is 11 at S = 2: next to nothing can be shown with fewer than five seeds. With one
+seed nothing is known of another: intervals are then of this pair of models.
+
 Ends of R_g are quantiles. A maximum of noisy figures has none, so the gap takes signed
 pairs, D_ab = R_a - R_b:
 
@@ -19,7 +29,8 @@ pairs, D_ab = R_a - R_b:
   differs.
 
 And a gap is never negative: its noise floor is the gap where groups are shuffled over
-the examples, sizes kept.
+the examples, sizes kept. Seeds treat groups by luck too, which no shuffle of examples
+shows, so a draw of the same stretched seed part, about its mean, is added to each.
 
 Source: R_g and its gap are those of Tran et al. 2021, https://arxiv.org/abs/2106.02640.
 Dimension key: `n` examples, `S` seeds, `G` groups, `R` replicates.
@@ -38,6 +49,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy import typing as npt
+from scipy import stats
 
 from trustml import _validate
 
@@ -71,7 +83,7 @@ class Gap(NamedTuple):
       value: the gap; nan with fewer than two groups that can be judged.
       lo: lower end of its interval.
       hi: upper end.
-      floor_mean: its mean where groups are shuffled.
+      floor_mean: its mean where groups are shuffled, luck of seeds added.
       floor_95: its 95% quantile there; chance alone gives gaps up to it.
       p_value: share of shuffles with a gap at least as large, counting the one seen.
       most: name of the group with the largest risk.
@@ -158,14 +170,20 @@ def measure(
         _validate.fail("losses", int(bad.sum()), bound, cure)
     rng, tail, nan = np.random.default_rng(seed), (1.0 - level) / 2.0, float("nan")
     of_seeds = rng.standard_exponential((replicates, len(change_Sn)))
+    of_seeds /= of_seeds.sum(axis=1, keepdims=True)
+    stretch = _stretch(len(change_Sn), tail)
     drawn = np.full((replicates, len(names)), np.nan)
+    luck = np.zeros((replicates, len(names)))
     value, risks = np.full(len(names), np.nan), []
     for g, name in enumerate(names):
         rows = np.flatnonzero(group == g)
         lo = hi = nan
         if rows.size:
-            value[g] = change_Sn[:, rows].mean()
-            drawn[:, g] = _replicates(change_Sn[:, rows], of_seeds, rng)
+            mean_S = change_Sn[:, rows].mean(axis=1)
+            value[g] = mean_S.mean()
+            luck[:, g] = of_seeds @ (stretch * (mean_S - value[g]))
+            within_Sn = change_Sn[:, rows] - mean_S[:, None]
+            drawn[:, g] = _replicates(within_Sn, of_seeds, rng) + value[g] + luck[:, g]
         if rows.size > 1:
             lo, hi = (float(x) for x in np.quantile(drawn[:, g], [tail, 1.0 - tail]))
         few = rows.size < max(small, 2)
@@ -173,7 +191,7 @@ def measure(
     judged = np.array([g for g, risk in enumerate(risks) if not risk.small], int)
     gap = Gap(nan, nan, nan, nan, nan, nan, "", "", len(names) - len(judged))
     if len(judged) > 1:
-        chance = _shuffled(change_Sn.mean(axis=0), group, judged, replicates, rng)
+        chance = _shuffled(change_Sn.mean(axis=0), group, judged, luck, rng)
         limits = _limits(value[judged], drawn[:, judged], tail)
         most, least = (pick(judged, key=value.__getitem__) for pick in (max, min))
         gap = gap._replace(
@@ -204,15 +222,26 @@ def _groups(group, before, after) -> np.ndarray:
     return group.astype(np.int64)
 
 
+def _stretch(seeds: int, tail: float) -> float:
+    """By how much a seed's part of a group's mean is stretched; see the module."""
+    if seeds == 1:
+        return 0.0
+    at = stats.t.isf(tail, seeds - 1) / stats.norm.isf(tail)
+    return float(at * ((seeds + 1) / (seeds - 1)) ** 0.5)
+
+
 def _replicates(change_Sn, of_seeds_RS, rng) -> np.ndarray:
-    """Weighted means of the changes of one group, float64[R]."""
+    """Weighted means of the changes of one group, float64[R].
+
+    Weights of seeds sum to 1.
+    """
     replicates, n = len(of_seeds_RS), change_Sn.shape[1]
     step, out = max(1, _DRAWN // n), []
     for start in range(0, replicates, step):
         weight_Rn = rng.standard_exponential((min(step, replicates - start), n))
         means_RS = weight_Rn @ change_Sn.T / weight_Rn.sum(axis=1, keepdims=True)
         seeds_RS = of_seeds_RS[start : start + step]
-        out.append((means_RS * seeds_RS).sum(axis=1) / seeds_RS.sum(axis=1))
+        out.append((means_RS * seeds_RS).sum(axis=1))
     return np.concatenate(out)
 
 
@@ -229,13 +258,13 @@ def _limits(value_G, drawn_RG, tail) -> tuple[float, float]:
     return max(0.0, float(near.max())), max(0.0, float(far.max()))
 
 
-def _shuffled(change_n, group, judged, replicates, rng) -> np.ndarray:
-    """Gaps where the judged groups are dealt anew, float64[R]."""
+def _shuffled(change_n, group, judged, luck_RG, rng) -> np.ndarray:
+    """Gaps where the judged groups are dealt anew and seeds have luck, float64[R]."""
     change_n = change_n[np.isin(group, judged)]
     sizes = [int(np.sum(group == g)) for g in judged]
     starts = np.cumsum([0, *sizes[:-1]])
-    gaps = np.empty(replicates)
-    for r in range(replicates):
-        means = np.add.reduceat(rng.permutation(change_n), starts) / sizes
+    gaps = np.empty(len(luck_RG))
+    for r, luck in enumerate(luck_RG[:, judged]):
+        means = np.add.reduceat(rng.permutation(change_n), starts) / sizes + luck
         gaps[r] = means.max() - means.min()
     return gaps

@@ -28,6 +28,8 @@ import numpy as np
 from trustml import _validate
 from trustml.fairness import counts
 
+_MOST = 10**9  # examples that NumPy's hypergeometric law can deal out
+
 
 class Floor(NamedTuple):
     """What a gap is like where groups do not matter; arrays of its shape.
@@ -37,6 +39,8 @@ class Floor(NamedTuple):
       mean: of shuffled groups.
       high: their 95% quantile (or `level`).
       p_value: share of shuffles with a gap at least as large, counting the one seen.
+
+    Where the gap that was seen is undefined, all four are NaN.
     """
 
     value: jax.Array
@@ -50,8 +54,11 @@ def shuffled(seed: int, cells: Any, replicates: int) -> np.ndarray:
 
     Args:
       seed: of the draws (NumPy; JAX has no hypergeometric law).
-      cells: [G, K, K], counts.
+      cells: [G, K, K], counts; fewer than 10^9 in all.
       replicates: R.
+
+    Raises:
+      ValueError: for cells that are no counts, of another shape, or too many.
     """
     cells = counts.host(cells)
     if cells.dtype.kind not in "iu":
@@ -60,6 +67,9 @@ def shuffled(seed: int, cells: Any, replicates: int) -> np.ndarray:
     if cells.ndim != 3:
         cure = "counts.flatten makes one group of every intersection"
         _validate.fail("cells", f"array of shape {cells.shape}", "need 3 axes", cure)
+    if (total := int(cells.sum())) >= _MOST:
+        bound = f"must add up to fewer than {_MOST}, as NumPy draws no more"
+        _validate.fail("cells", total, bound, "shuffle a part of the examples")
     rng = np.random.default_rng(seed)
     sizes, kinds = cells.sum(axis=(1, 2)), cells.sum(axis=0).reshape(-1)
     drawn = np.zeros((replicates, len(sizes), kinds.size), np.int64)
@@ -94,12 +104,13 @@ def floor(
       level: of the quantile `high`.
 
     Returns:
-      The pytree of `gap` with a `Floor` for every leaf; undefined gaps are left out.
+      The pytree of `gap` with a `Floor` for every leaf; shuffles in which the gap is
+      undefined are left out.
     """
     level = _validate.in_open_interval("level", level, 0.0, 1.0, "0.95 is usual")
     _validate.integer_at_least("replicates", replicates, 2, "2000 is usual")
     tables = shuffled(seed, cells, replicates)
-    value = gap(jnp.asarray(cells))
+    value = gap(counts.floats(cells))
     drawn = jax.vmap(gap)(jnp.asarray(tables, jnp.float32))
 
     def one(value, drawn):
@@ -107,11 +118,13 @@ def floor(
         # Gaps are sums of float32; one that is equal must count as equal.
         beyond = there & (drawn >= value[None] - 1e-6)
         n = there.sum(axis=0)
-        return Floor(
-            value,
+        found = (
             jnp.nanmean(drawn, axis=0),
             jnp.nanquantile(drawn, level, axis=0),
             (1 + beyond.sum(axis=0)).astype(float) / (1 + n).astype(float),
         )
+        # No shuffle is as large as NaN: such a gap would look surer than any.
+        nothing = jnp.isnan(value)
+        return Floor(value, *(jnp.where(nothing, jnp.nan, x) for x in found))
 
     return jax.tree.map(one, value, drawn)

@@ -43,7 +43,7 @@ import jax
 import jax.numpy as jnp
 
 from trustml import _validate
-from trustml.fairness import rates
+from trustml.fairness import counts, rates
 
 _METHODS = ("between_groups", "to_overall")
 
@@ -222,7 +222,7 @@ def differential_fairness(
     """
     c = _validate.positive("concentration", concentration, "1.0 is usual")
     of = _validate.one_of("of", of, ("guess", "label"))
-    cells = jnp.asarray(cells).astype(float)
+    cells = counts.floats(cells)
     outcomes = cells.sum(axis=-2 if of == "guess" else -1)
     n = outcomes.sum(axis=-1, keepdims=True)
     logs = jnp.log((outcomes + c / cells.shape[-1]) / (n + c))
@@ -258,9 +258,9 @@ def generalized_entropy(
     mu = _over((n_GB @ benefit).sum(), n_G.sum())
     if between:
         mean_G = _over(n_GB @ benefit, n_G)
-        values, counts = jnp.where(n_G > 0, mean_G, 0.0), n_G
+        values, sizes = jnp.where(n_G > 0, mean_G, 0.0), n_G
     else:
-        values, counts = benefit, n_GB.sum(axis=tuple(range(n_GB.ndim - 1)))
+        values, sizes = benefit, n_GB.sum(axis=tuple(range(n_GB.ndim - 1)))
     x = _over(values, mu)
     if alpha == 1:
         each = jnp.where(x > 0, x * jnp.log(jnp.where(x > 0, x, 1.0)), x)
@@ -269,8 +269,8 @@ def generalized_entropy(
     else:
         each = (x**alpha - 1) / (alpha * (alpha - 1))
     # 0 examples times an infinite term is 0.
-    total = jnp.where(counts > 0, each * counts, 0.0).sum()
-    return jnp.where(jnp.isnan(mu), jnp.nan, _over(total, counts.sum()))
+    total = jnp.where(sizes > 0, each * sizes, 0.0).sum()
+    return jnp.where(jnp.isnan(mu), jnp.nan, _over(total, sizes.sum()))
 
 
 def conditional(cells: Any, gap: Callable[[Any], jax.Array]) -> jax.Array:
@@ -283,7 +283,7 @@ def conditional(cells: Any, gap: Callable[[Any], jax.Array]) -> jax.Array:
     Returns:
       float[]; levels where the gap is undefined are left out.
     """
-    cells = jnp.asarray(cells)
+    cells = counts.floats(cells)
     found = jax.vmap(gap)(cells)
     n = cells.sum(axis=(1, 2, 3)).astype(found.dtype)
     n = jnp.where(jnp.isnan(found), 0.0, n)
@@ -293,7 +293,7 @@ def conditional(cells: Any, gap: Callable[[Any], jax.Array]) -> jax.Array:
 def _found(cells, name, method, empty):
     """Rates of groups, and of all examples together."""
     _validate.one_of("method", method, _METHODS)
-    cells = jnp.asarray(cells)
+    cells = counts.floats(cells)
     if cells.ndim != 3:
         bound = "are not [G, K, K]"
         cure = "counts.flatten makes one group of every intersection"
@@ -320,7 +320,7 @@ def _aggregate(both, agg, worst):
 
 
 def _pair(cells, a, b):
-    groups = jnp.asarray(cells).shape[0]
+    groups = jnp.shape(cells)[0]
     for field, value in (("a", a), ("b", b)):
         if not 0 <= value < groups:
             _validate.fail(field, value, f"is no number of one of {groups} groups")

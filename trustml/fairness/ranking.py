@@ -101,8 +101,8 @@ def auc(
 
     Args:
       scores: [n], larger means positive; float64 is rounded to float32 first, which
-        may make ties.
-      labels: [n], True or 1 for positive.
+        may make ties, as are those nearer to 0 than 1.2e-38.
+      labels: [n], flags, or integers 0 and 1; True or 1 for positive.
       mask: [n], rows in use; all where None.
       weights: [n] or [R, n], >= 0; 1 where None.
 
@@ -110,7 +110,8 @@ def auc(
       float32[] or [R]; NaN without positives or negatives, or with a NaN score.
 
     Raises:
-      ValueError: if lengths differ.
+      ValueError: if lengths differ, labels are others than 0 and 1 (inside jit: are of
+        another type), or integer scores lie beyond int32.
     """
     scores, labels, mask = _checked(scores, labels, mask)
     ranked = ranks.rank(scores, mask)
@@ -148,8 +149,8 @@ def auc_bias(
 
     Args:
       scores: [n], larger means positive (toxic).
-      labels: [n], True or 1 for positive.
-      membership: [n, I], True where a row names the identity.
+      labels: [n], True or 1 for positive; as of `auc`.
+      membership: [n, I], True or 1 where a row names the identity.
       mask: [n], rows in use; all where None.
       weights: [n], >= 0; 1 where None.
       background: 'all': others are all rows outside the identity (Jigsaw);
@@ -160,7 +161,7 @@ def auc_bias(
       AucBias.
 
     Raises:
-      ValueError: if lengths differ or an option is out of its bounds.
+      ValueError: as `auc`, also for membership, or an option is out of its bounds.
     """
     scores, labels, mask = _checked(scores, labels, mask)
     member = _membership(membership, scores.shape[0])
@@ -312,7 +313,7 @@ def _chunk(chunk, replicates, elements):
 
 
 def _checked(scores, labels, mask):
-    scores, labels = jnp.asarray(scores), jnp.asarray(labels).astype(bool)
+    scores, labels = _scores(scores), ranks.flags("labels", labels)
     mask = jnp.ones(scores.shape, bool) if mask is None else jnp.asarray(mask)
     if not scores.shape == labels.shape == mask.shape:
         raise ValueError(
@@ -323,13 +324,24 @@ def _checked(scores, labels, mask):
 
 
 def _membership(membership, n):
-    member = jnp.asarray(membership).astype(bool)
+    member = ranks.flags("membership", membership)
     if member.ndim != 2 or member.shape[0] != n:
         raise ValueError(
             f"membership has shape {member.shape} for {n} scores; give one row per "
             "score and one column per identity."
         )
     return member
+
+
+def _scores(scores):
+    if not isinstance(scores, jax.Array):
+        scores = np.asarray(scores)
+        if scores.dtype.kind in "iu" and scores.dtype.itemsize > 4 and scores.size:
+            most = max(scores.max(), -scores.min())
+            if most > np.iinfo(np.int32).max:
+                bound = "is beyond int32, where scores would wrap"
+                _validate.fail("scores", int(most), bound, "give floats or ranks")
+    return jnp.asarray(scores)
 
 
 def _options(background, power):

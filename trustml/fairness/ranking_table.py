@@ -5,7 +5,16 @@
 An identity of 35 texts has an area known to about 0.1: no entry stands without its
 interval, and a small group is flagged. An area that is not defined says why. Where more
 than 1% of the replicates lack a class, the interval describes the rest of them, and the
-entry says so.
+entry says so. A bootstrap redraws what it saw: from one negative it has the spread of
+none, so with fewer than 5 of a class there is no interval, and with fewer than 30, or
+at an area above 0.9, it is too short (`delong` has better ones, for independent rows).
+
+Whether an identity ranks worse than all rows together is read off `against`, the
+difference of two areas on the same replicates, never off two intervals; its ends,
+
+    BPSN_i - AUC -+ c se_i,   c = quantile of max_i |D*_i - D_i| / se_i,
+
+hold for all identities that are not flagged together.
 
 Dimension key: `I` identities, `R` replicates.
 
@@ -28,6 +37,7 @@ from trustml.fairness import ranking
 
 AREAS = ("subgroup", "bpsn", "bnsp")
 
+LEAST = 5  # rows of either class that an interval needs
 _MOST_UNDEFINED = 0.01  # of the replicates; more is said in the entry
 _NAN = float("nan")
 # Who has to be there: (members or others) of (negatives, positives).
@@ -69,6 +79,8 @@ class Identity(NamedTuple):
       aeg_negative: Entry; > 0: members' negatives score high.
       aeg_positive: Entry; > 0: members' positives score high.
       flags: why the group is too small to judge; empty if it is not.
+      against: Entry; bpsn minus the area on all rows, with ends that hold for all
+        identities without flags together.
     """
 
     name: str
@@ -80,6 +92,7 @@ class Identity(NamedTuple):
     aeg_negative: Entry
     aeg_positive: Entry
     flags: tuple[str, ...]
+    against: Entry
 
 
 class Table(NamedTuple):
@@ -145,15 +158,25 @@ def summarise(
     if point.n_nan > 0:
         nan = f"{int(point.n_nan)} score(s) are NaN: mask and count such rows"
 
-    def entry(field, at=(), reason=""):
+    def entry(field, at=(), reason="", few=""):
         values = getattr(drawn, field)[(slice(None), *at)]
-        return _entry(getattr(point, field)[at], values, level, nan or reason)
+        found = _entry(getattr(point, field)[at], values, level, nan or reason)
+        if np.isnan(found.value) or not few:
+            return found
+        return found._replace(lo=_NAN, hi=_NAN, reason=f"no interval: {few}")
 
     identities = []
     for i, name in enumerate(names):
-        areas = [entry(a, (i,), _lacks(a, point, i)) for a in AREAS]
+        areas = [
+            entry(a, (i,), _lacks(a, point, i, 1), _lacks(a, point, i, LEAST))
+            for a in AREAS
+        ]
         gaps = [
-            entry(f"aeg_{word}", (i,), _lacking(f"{word}s", point, i))
+            entry(
+                f"aeg_{word}",
+                (i,),
+                *(_lacking(f"{word}s", point, i, least) for least in (1, LEAST)),
+            )
             for word in ("negative", "positive")
         ]
         n_negative, n_positive = (int(x) for x in point.members[i])
@@ -167,8 +190,22 @@ def summarise(
                 flags.append(f"{count} {what}, fewer than {least}")
         n = n_negative + n_positive
         identities.append(
-            Identity(str(name), n, n_positive, *areas, *gaps, flags=tuple(flags))
+            Identity(
+                str(name),
+                n,
+                n_positive,
+                *areas,
+                *gaps,
+                flags=tuple(flags),
+                against=areas[1],
+            )
         )
+    judged = [not row.flags for row in identities]
+    against = _against(point, drawn, np.array(judged, bool), level)
+    identities = [
+        row._replace(against=one._replace(reason=row.bpsn.reason))
+        for row, one in zip(identities, against, strict=True)
+    ]
     none = "no identity has this area"
     means = {a: entry("power_means", (k,), none) for k, a in enumerate(AREAS)}
     return Table(
@@ -198,16 +235,36 @@ def _entry(value: float, drawn: np.ndarray, level: float, reason: str) -> Entry:
     return Entry(float(value), float(lo), float(hi), missing, note)
 
 
-def _lacks(area: str, point: Any, i: int) -> str:
+def _against(point: Any, drawn: Any, judged: np.ndarray, level: float) -> list[Entry]:
+    """BPSN minus the area on all rows, with ends by the largest deviation."""
+    value, values = point.bpsn - point.overall, drawn.bpsn - drawn.overall[:, None]
+    missing = np.isnan(values).sum(axis=0)
+    away = np.where(np.isnan(values), 0.0, values - value)
+    se = np.sqrt((away**2).sum(axis=0) / np.maximum(len(values) - missing, 1))
+    used = judged & (se > 0) & ~np.isnan(value)
+    factor = _NAN
+    if used.any():
+        factor = np.quantile(np.abs(away[:, used] / se[used]).max(axis=1), level)
+    half = factor * se
+    rows = zip(value, value - half, value + half, missing, strict=True)
+    return [Entry(float(v), float(lo), float(hi), int(n), "") for v, lo, hi, n in rows]
+
+
+def _lacks(area: str, point: Any, i: int, least: int) -> str:
+    """What an area has fewer than `least` of; '' if nothing."""
     negatives, positives = _NEEDS[area]
     lacking = (
-        _lacking("negatives", point, i, (negatives,)),
-        _lacking("positives", point, i, (positives,)),
+        _lacking("negatives", point, i, least, (negatives,)),
+        _lacking("positives", point, i, least, (positives,)),
     )
     return ", ".join(filter(None, lacking))
 
 
-def _lacking(kind: str, point: Any, i: int, who=("members", "others")) -> str:
-    column = ("negatives", "positives").index(kind)
-    lacking = [w for w in who if not getattr(point, w)[i, column]]
-    return ", ".join(f"no {kind} among {w}" for w in lacking)
+def _lacking(kind: str, point: Any, i: int, least: int, who=("members", "others")):
+    column, said = ("negatives", "positives").index(kind), []
+    for one in who:
+        count = int(getattr(point, one)[i, column])
+        if count < least:
+            number = f"{count or 'no'} {kind[:-1] if count == 1 else kind}"
+            said.append(f"{number} among {one}")
+    return ", ".join(said)

@@ -17,10 +17,13 @@ Example::
 """
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from trustml import _validate
 
 _BLOCK = 16  # rows whose sums are written out
 
@@ -105,3 +108,16 @@ def mean(weight_nK: jax.Array, values_nK: jax.Array) -> jax.Array:
     """Weighted mean over rows, float32[K]; NaN without weight."""
     wide = jnp.broadcast_to(weight_nK, values_nK.shape)
     return jnp.sum(wide * values_nK, 0) / jnp.sum(wide, 0)
+
+
+def flags(field: str, values: Any) -> jax.Array:
+    """Flags, or 0 and 1, as bool[...]; any other number would be taken for True."""
+    values = values if isinstance(values, jax.Array) else np.asarray(values)
+    cure = "give flags, or 0 and 1"
+    if values.dtype != bool and not jnp.issubdtype(values.dtype, jnp.integer):
+        _validate.fail(field, str(values.dtype), "are no flags", cure)
+    if values.dtype != bool and not isinstance(values, jax.core.Tracer):
+        strange = np.asarray(values)[(values != 0) & (values != 1)]
+        if strange.size:
+            _validate.fail(field, int(strange[0]), "is neither 0 nor 1", cure)
+    return jnp.asarray(values).astype(bool)

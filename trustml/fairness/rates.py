@@ -38,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from trustml import _validate
+from trustml.fairness import counts
 
 
 class _Parts(NamedTuple):
@@ -50,13 +51,11 @@ class _Parts(NamedTuple):
 
 
 def _parts(cells) -> _Parts:
-    cells = jnp.asarray(cells)
+    cells = counts.floats(cells)
     if cells.shape[-2:] != (2, 2):
         bound = "are not [..., 2, 2]"
         cure = "of more classes take one_vs_rest(cells)"
         _validate.fail("cells", f"array of shape {cells.shape}", bound, cure)
-    if not jnp.issubdtype(cells.dtype, jnp.floating):
-        cells = cells.astype(float)
     return _Parts(
         cells[..., 0, 0], cells[..., 0, 1], cells[..., 1, 0], cells[..., 1, 1]
     )
@@ -186,7 +185,7 @@ def ppv(cells: Any) -> jax.Array:
 
 def accuracy(cells: Any) -> jax.Array:
     """Share of right guesses, of any number of classes; NaN without examples."""
-    cells = jnp.asarray(cells).astype(float)
+    cells = counts.floats(cells)
     right = jnp.trace(cells, axis1=-2, axis2=-1)
     return _over(right, cells.sum(axis=(-2, -1)))
 
@@ -198,9 +197,9 @@ def one_vs_rest(cells: Any) -> jax.Array:
       cells: [..., K, K].
 
     Returns:
-      [..., K, 2, 2], of the type of `cells`.
+      float[..., K, 2, 2].
     """
-    cells = jnp.asarray(cells)
+    cells = counts.floats(cells)
     tp = jnp.diagonal(cells, axis1=-2, axis2=-1)
     fn = cells.sum(axis=-1) - tp
     fp = cells.sum(axis=-2) - tp

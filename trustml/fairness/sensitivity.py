@@ -16,8 +16,9 @@ form one JVP, a dense w a VJP for each class, a few at a time.
 | 'displacement' | |f(E) - f(E')|_1 / 2 | - |
 
 E'_t = E_t + min(1, v_t / max v) (b - E_t) moves what reveals to a baseline b.
-A_t = sum_d (E - b)_td int_0^1 d f_w / d E_td (b + s (E - b)) ds, midpoint rule; `share`
-is P / sum_t |A_t| (or / sum_t |J_t|), free of the scale of the model.
+A_t = sum_d (E - b)_td int_0^1 d f_w / d E_td (b + s (E - b)) ds, midpoint rule, with
+b = E at what is no word, such as [CLS], so sum_t A_t = f_w(E) - f_w(b). `share` is
+P / sum_t |A_t| (or / sum_t |J_t|), free of the scale of the model.
 
 Read 'abs' with care. It saturates: where a classifier is certain its gradient vanishes,
 so P falls to 0 exactly where a leak is strongest (`configs/prediction_sensitivity.py`
@@ -146,10 +147,8 @@ def prediction_sensitivity(
             nan = jnp.full_like(value, jnp.nan)
             return Sensitivity(value, nan, parts)
         if form == "integrated":
-            b = _baseline(baseline, embedded)
-            away = jnp.where(words[:, None], embedded - b, 0.0)
             chosen = class_weights(f(embedded))
-            attribution = _path(f, chosen, b, away, points)
+            attribution = _path(f, chosen, baseline, embedded, words, points)
             size = jnp.abs(attribution)
             # A token has one weight: the mean over its coordinates.
             return _shared(size, size * v_TD.mean(axis=1))
@@ -215,11 +214,9 @@ def directions(
             if baseline is None:
                 bound = "is needed by attribution='integrated'"
                 _validate.fail("baseline", baseline, bound, "give the mean embedding")
-            b = _baseline(baseline, embedded)
-            away = jnp.where(words[:, None], embedded - b, 0.0)
             values = f(embedded)
             chosen = jax.nn.one_hot(jnp.argmax(values), values.size, dtype=values.dtype)
-            v = jnp.abs(_path(f, chosen, b, away, points))
+            v = jnp.abs(_path(f, chosen, baseline, embedded, words, points))
         else:
             values, pull = jax.vjp(f, embedded)
             chosen = jax.nn.one_hot(jnp.argmax(values), values.size, dtype=values.dtype)
@@ -362,8 +359,14 @@ def _baseline(baseline, embedded):
     return jnp.broadcast_to(b if b.ndim == 2 else b[None], embedded.shape)
 
 
-def _path(f, weights, start, away, points):
-    """Path-integrated attributions of w . f from `start` along `away`, float[T]."""
+def _path(f, weights, baseline, embedded, words, points):
+    """Path-integrated attributions of w . f, float[T].
+
+    Words come from the baseline; what is no word stands still, so that the sum is
+    w . f here less w . f with the words alone at the baseline.
+    """
+    start = jnp.where(words[:, None], _baseline(baseline, embedded), embedded)
+    away = jnp.where(words[:, None], embedded - start, 0.0)
 
     def add(total, s):
         _, pull = jax.vjp(f, start + s.astype(away.dtype) * away)

@@ -50,7 +50,8 @@ class Scores(NamedTuple):
       values: float64[N, 3], of stereotype, anti and unrelated; a row of nan where the
         item is excluded.
       excluded: reason -> numbers of items; reasons are 'too_long' (for the model),
-        'two_blanks' and 'unaligned' (the place is no whole number of tokens).
+        'two_blanks', 'unaligned' (the place is no whole number of tokens) and
+        'unknown_word' (one that is scored is outside the vocabulary).
     """
 
     values: np.ndarray
@@ -260,7 +261,8 @@ def next_sentence(
             "segments": segments[filled],
         }
         out[at] = np.asarray(batch(params, example), np.float64)[: len(at)]
-    return _gathered(out, {"too_long": too_long})
+    unknown = coded.unknown.any(axis=1)
+    return _gathered(out, {"too_long": too_long, "unknown_word": unknown})
 
 
 def fills(
@@ -298,7 +300,14 @@ def fills(
     cut = [("", "x", "") if p is None else _without_marks(*p) for p in parts]
     found = texts.spans(tokenizer, cut, max_length)
     coded = found.sentences
-    bad = {"two_blanks": two, "too_long": coded.too_long, "unaligned": ~found.found}
+    at = np.arange(coded.ids.shape[1])[None, :]
+    inside = (at >= found.start[:, None]) & (at < found.stop[:, None])
+    bad = {
+        "two_blanks": two,
+        "too_long": coded.too_long,
+        "unaligned": ~found.found,
+        "unknown_word": (coded.unknown & inside).any(axis=1),
+    }
     usable = ~np.any(list(bad.values()), axis=0)
     rows_of, ids, places = [], [], []
     length = coded.attention.sum(axis=1)
@@ -346,6 +355,7 @@ def _without_marks(left: str, word: str, right: str) -> tuple[str, str, str]:
 
 
 def _scored(score, coded, bad) -> Scores:
+    bad = bad | {"unknown_word": (coded.unknown & coded.scored).any(axis=1)}
     usable = ~np.any(list(bad.values()), axis=0)
     wanted = coded.scored & usable[:, None]
     found = score(coded.ids, wanted, coded.attention, coded.words)

@@ -42,6 +42,7 @@ from trustml.fairness import likelihood, texts
 
 TARGET, ATTRIBUTE = "[T]", "[A]"
 TOKENS = ("mean", "sum", "first")
+_MOST_LOST = 0.03  # share of resamples; `intervals.bootstrap` refuses 5%
 
 
 class Table(NamedTuple):
@@ -62,7 +63,9 @@ class Winogender(NamedTuple):
     """Correlation with the labour market.
 
     Attributes:
-      correlation: Spearman's, with an interval over occupations.
+      correlation: Spearman's, with an interval over occupations; its ends are nan where
+        many resamples would have no order: with fewer than five occupations, or one
+        preference in most.
       occupations: names, O of them.
       preference: float64[O], mean of log P(she) - log P(he).
       percent_female: float64[O].
@@ -147,8 +150,9 @@ def masked_template(
       rows: masked variants of a batch; an accelerator likes more.
 
     Raises:
-      ValueError: if the template lacks a place, a sentence is too long or a word no
-        whole number of tokens, or targets differ in tokens and `tokens` is 'sum'.
+      ValueError: if the template lacks a place, a sentence is too long, a word is no
+        whole number of tokens or outside the vocabulary, or targets differ in tokens
+        and `tokens` is 'sum'.
     """
     _validate.one_of("tokens", tokens, TOKENS)
     for mark in (TARGET, ATTRIBUTE):
@@ -171,6 +175,13 @@ def masked_template(
     inside = [
         (at >= found.start[:, None]) & (at < found.stop[:, None]) for found in places
     ]
+    for which, mask in enumerate(inside):
+        lost = np.flatnonzero((coded.unknown & mask).any(axis=1))
+        if lost.size:
+            words = ", ".join(dict.fromkeys(pairs[n][which] for n in lost))
+            bound = "is outside the vocabulary, where all words are one"
+            field = ("targets", "attributes")[which]
+            _validate.fail(field, words, bound, "leave it out, and say so")
     count = inside[0].sum(axis=1)
     if tokens == "sum" and len(set(count.tolist())) > 1:
         _validate.fail(
@@ -269,13 +280,22 @@ def winogender(
         product = (x * y).sum(axis=1)
         return np.where(scale > 0, product / np.where(scale > 0, scale, 1), np.nan)
 
+    def lost(z):
+        """Share of resamples in which z is the same for all."""
+        share = np.unique(z, return_counts=True)[1] / max(z.size, 1)
+        return float((share**z.size).sum())
+
     options = {"level": level, "replicates": replicates, "seed": seed}
-    if np.ptp(mean) > 0 and np.ptp(percent) > 0:
+    if not (np.ptp(mean) > 0 and np.ptp(percent) > 0):
+        # A model without preference has no order to correlate.
+        found = intervals.Interval(*[float("nan")] * 3)
+    elif lost(mean) + lost(percent) > _MOST_LOST:
+        value = float(spearman(mean[None], percent[None])[0])
+        found = intervals.Interval(value, *[float("nan")] * 2)
+    else:
         found = intervals.bootstrap(
             spearman, (mean, percent), vectorized=True, **options
         )
-    else:  # a model without preference has no order to correlate
-        found = intervals.Interval(*[float("nan")] * 3)
     return Winogender(found, tuple(map(str, names)), mean, percent, int(np.sum(~known)))
 
 

@@ -1,8 +1,10 @@
 """Texts as token ids, with what is a mark, what does not fit, and where a part stands.
 
 Texts longer than the model are not cut silently: they are flagged in `too_long`, and
-benchmarks leave out their items by name, with counts. A part of a sentence is found by
-encoding what stands before it, and is refused where that does not begin the whole.
+benchmarks leave out their items by name, with counts. So are words outside the
+vocabulary, in `unknown`: two of them are one token, and any bias between them 0. A part
+of a sentence is found by encoding what stands before it, and is refused where that does
+not begin the whole.
 
 Dimension key: `B` texts, `T` token slots.
 
@@ -32,6 +34,7 @@ class Sentences(NamedTuple):
       scored: bool[B, T], true at tokens that are no marks such as [CLS].
       words: int32[B, T], number of the word a token belongs to; -1 at marks.
       too_long: bool[B], texts that do not fit the model; their rows are cut.
+      unknown: bool[B, T], true at tokens that stand for what is in no vocabulary.
     """
 
     ids: np.ndarray
@@ -39,6 +42,7 @@ class Sentences(NamedTuple):
     scored: np.ndarray
     words: np.ndarray
     too_long: np.ndarray
+    unknown: np.ndarray
 
 
 class Spans(NamedTuple):
@@ -82,7 +86,9 @@ def encode(
     ids = np.where(attention, found.tokens[:, :slots], 0)
     special = np.isin(ids, marks[: int(count)])
     words = np.where(attention, found.word_index[:, :slots], -1)
-    return Sentences(ids, attention, attention & ~special, words, too_long)
+    scored = attention & ~special
+    unknown = scored & (ids == (-1 if (at := tokenizer.unknown_id) is None else at))
+    return Sentences(ids, attention, scored, words, too_long, unknown)
 
 
 def spans(

@@ -42,6 +42,7 @@ from trustml import task as task_lib
 
 Cache = Any  # a pytree of arrays, of one text
 CACHE_AXIS = 1  # where rows stand in the leaves of a cache: [L, B, ...]
+_COLD = float(np.finfo(np.float32).tiny)  # temperatures below it are 0 in float32
 
 
 class Decoder(NamedTuple):
@@ -50,11 +51,12 @@ class Decoder(NamedTuple):
     Attributes:
       vocab_size: V.
       max_length: most tokens of a text, prompt and answer together; 0 for no bound.
-      prefill: (params, tokens i32[T], length i32[], slots) -> (logits float32[V] of the
-        token after the prompt, cache with room for `slots` tokens). An empty prompt is
-        the beginning of a text. Leaves of the cache have rank >= 1.
+      prefill: (params, tokens i32[T >= 1], length i32[], slots) -> (logits float32[V]
+        of the token after the prompt, cache with room for `slots` tokens). An empty
+        prompt is the token that begins a text. Leaves of the cache have rank >= 1.
       step: (params, token i32[], position i32[], cache) -> (logits of the token after
-        it, cache). `position` is the number of tokens before `token`.
+        it, cache). `position` is the number of tokens before `token`, the one that
+        begins a text included where the prompt is empty.
     """
 
     vocab_size: int
@@ -177,6 +179,9 @@ def sampler(
     def sample(params, prompts: Prompts, key) -> Samples:
         tokens = jnp.asarray(prompts.tokens, jnp.int32)
         length = jnp.asarray(prompts.length, jnp.int32)
+        if not tokens.shape[1]:  # room for the token that begins a text
+            tokens = jnp.zeros((tokens.shape[0], 1), jnp.int32)
+        begun = jnp.maximum(length, 1)
         slots = tokens.shape[1] + new
         if 0 < decoder.max_length < slots:
             _validate.fail(
@@ -208,7 +213,7 @@ def sampler(
 
         def step(carry, at):
             token, done, cache = carry
-            logits, cache = one(params, token, length + at, cache)
+            logits, cache = one(params, token, begun + at, cache)
             drawn, log_prob = rows(logits, keys, at.astype(jnp.uint32) + 1)
             drawn = jnp.where(done, token, drawn)
             log_prob = jnp.where(done, 0.0, log_prob)
@@ -257,10 +262,12 @@ def _draw(vocab_size: int, temperature: float, top_k: int, top_p: float):
 
     def draw(logits, key, step):
         logits = logits.astype(jnp.float32)
-        if temperature == 0:
+        if temperature < _COLD:
             token = jnp.argmax(logits)
         else:
-            kept = keep_top(logits / temperature, top_k, top_p)
+            # From the largest down, so that nothing overflows to +inf.
+            z = (logits - logits.max()) / temperature
+            kept = keep_top(z, top_k, top_p)
             token = jax.random.categorical(jax.random.fold_in(key, step), kept)
         log_prob = logits[token] - jax.nn.logsumexp(logits)
         return token.astype(jnp.int32), log_prob

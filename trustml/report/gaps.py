@@ -10,6 +10,7 @@ Example::
 """
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from matplotlib import ticker
 from trustml.report import drawing, fmt, schema
 
 _ROW, _FRAME = 0.27, 0.95  # inches: of a row, and of everything else
+_LONG = 18  # letters of a name that stand in one line beside several panels
 _FLAGGED = drawing.GRID
 
 
@@ -50,7 +52,7 @@ def gaps(rows: Sequence[Mapping[str, Any]], name: str = "gaps") -> str:
         _names(ax, [row["name"] for row in rows])
         ax.set_xlim(left=0)
         ax.xaxis.set_major_formatter(drawing.percent_axis)
-        ax.set_xlabel("largest minus smallest rate, points")
+        ax.set_xlabel("largest minus smallest rate")
         handles, texts = ax.get_legend_handles_labels()
         if handles:
             fig.legend(handles, texts, loc="outside upper left", borderaxespad=0.2)
@@ -77,6 +79,8 @@ def rates(
     """
     if not names or not panels:
         return ""
+    wrapped = [textwrap.fill(group, _LONG, break_long_words=False) for group in names]
+    longest = max(map(len, names))
 
     def draw(fig):
         axes = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0]
@@ -95,8 +99,9 @@ def rates(
             ax.set_title(title, fontsize=10)
             ax.xaxis.set_major_formatter(drawing.percent_axis)
             ax.set_xlim(left=0)
-            ax.locator_params(axis="x", nbins=3)
-        _names(axes[0], names)
+            # Long names leave little room: ends of ticks of two panels would meet.
+            ax.locator_params(axis="x", nbins=2 if longest > _LONG else 3)
+        _names(axes[0], wrapped)
 
     alt = "Rates of groups with intervals. " + " ".join(
         f"{title}: "
@@ -108,7 +113,8 @@ def rates(
         + "."
         for title, entries in panels
     )
-    return drawing.svg(name, alt, draw, height=_FRAME + _ROW * len(names))
+    row = _ROW * max(1.0, 0.6 * max(1 + group.count("\n") for group in wrapped))
+    return drawing.svg(name, alt, draw, height=_FRAME + row * len(names))
 
 
 def dots(

@@ -91,8 +91,9 @@ def methods(report: Mapping[str, Any]) -> tuple[str, ...]:
         return ()
     seeds = int(schema.number(found, "seeds") or 1)
     trained = (
-        f"Each run was trained from {seeds} seeds for this, and the bootstrap draws "
-        "seeds as well as examples."
+        f"Each run was trained from {seeds} seeds for this; the bootstrap draws seeds "
+        "as well as examples, with Student's factor for so few, and shuffled groups "
+        "have the luck of seeds added."
         if seeds > 1
         else "One pair of models stands behind it: another seed gives others."
     )

@@ -17,12 +17,15 @@ from trustml.report import fmt, schema, words
 
 Runs = Sequence[Mapping[str, Any]]
 NONE = "\u2013"
+_LONG, _WRAPPED = 60, 'style="white-space: normal"'
 
 
 def table(
     head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, note: str = ""
 ) -> str:
     """One table; the first column names the row, all others are right-aligned.
+
+    Titles, and cells of more than 60 letters, run over several lines.
 
     Args:
       head: column titles.
@@ -35,10 +38,16 @@ def table(
     """
     if not rows:
         return ""
-    cells = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in head)
+    cells = "".join(
+        f'<th scope="col" {_WRAPPED}>{html.escape(title)}</th>' for title in head
+    )
     body = "".join(
         f'<tr><th scope="row">{html.escape(str(row[0]))}</th>'
-        + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row[1:])
+        + "".join(
+            f"<td{' ' + _WRAPPED if len(str(cell)) > _LONG else ''}>"
+            f"{html.escape(str(cell))}</td>"
+            for cell in row[1:]
+        )
         + "</tr>"
         for row in rows
     )
