@@ -164,7 +164,7 @@ def make(
     # Of each set, the skews of its professions by gender and by age.
     pairs = ((PROBED, (probed, None)), (APPLIED, (applied, age)))
     skews = [[_skews(rng, len(s[0]), b) for b in of] for s, of in pairs]
-    kind = rng.choice(3, n, p=(0.3, 0.4, 0.3))  # neutral, gender, age
+    kind = rng.choice(3, n, p=(0.2, 0.5, 0.3))  # neutral, gender, age
     which = rng.choice(3, n, p=(0.4, 0.5, 0.1))  # probed, applied, plain
     side, number = rng.integers(0, 2, n), rng.random(n)
     one, word = rng.random(n), rng.random(n)
