@@ -27,8 +27,8 @@ on how well measures see what was planted; this is one run of the last settings.
 
 MiniLM-L6 on the same sentences: SEAT 1.45, CEAT 1.22 (models: -0.4 to 1.7, -0.2 to
 1.0). On sentences of wikitext2, imdb and ag_news, 20 a word: flowers and insects 1.33
-[0.38, 1.73], instruments and weapons 1.28 [0.62, 1.66], names with career and family 0.86
-[-0.08, 1.31], science and arts with male and female terms 0.97 [0.01, 1.41].
+[0.38, 1.73], instruments and weapons 1.28 [0.62, 1.66], names with career and family
+0.86 [-0.08, 1.31], science and arts with male and female terms 0.97 [0.01, 1.41].
 
     bash launch/run.sh --config=configs/intrinsic_extrinsic.py
     bash launch/run.sh --config=configs/intrinsic_extrinsic.py:smoke

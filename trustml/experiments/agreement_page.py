@@ -18,10 +18,10 @@ from trustml.report import drawing, fmt, study, tables, words
 
 METHODS = (
     "Every model is trained alone on its own synthetic corpus: 8 words a sentence, a "
-    "subject, a profession, an object. Three strengths are planted in each corpus: of "
-    "gender among the professions that intrinsic measures ask about, of gender among "
-    "those that extrinsic measures use, and of age among the latter. How the three are "
-    "correlated over models is chosen, hence known.",
+    "subject, a profession, the, his or her, an object. Three strengths are planted in "
+    "each corpus: of gender among the professions that intrinsic measures ask about, "
+    "of gender among those that extrinsic measures use, and of age among the latter. "
+    "How the three are correlated over models is chosen, hence known.",
     "Intrinsic: CEAT on states of words in neutral sentences; SEAT, the same effect "
     "size on means of states; LPBS by templates, with the prior taken out; the share "
     "of pairs whose stereotypical sentence has the higher pseudo-log-likelihood, less "
@@ -284,13 +284,14 @@ def _table(config, found) -> study.Section:
 
 
 def _measures(recovered, reliable) -> study.Section:
-    head = ("measure", "family", "notion", "group", "data", "configuration", "planted")
-    head += ("reliability",)
+    head = ("measure", "planted", "reliability", "family", "notion", "group")
+    head += ("data", "configuration")
     rows = [
         (
-            *(one.name, one.family, one.notion, one.group, one.data, one.config),
+            one.name,
             shown(*(recovered[one.name][k] for k in ("value", "lo", "hi"))),
             _known(reliable.get(one.name, math.nan)),
+            *(one.family, one.notion, one.group, one.data, one.config),
         )
         for one in MEASURES
     ]
