@@ -181,6 +181,8 @@ def test_both_zeros_tie_and_whole_numbers_and_infinities_have_an_order():
     assert area(np.array([0.0, -0.0, 1.0, -np.inf], np.float32), y) == 0.875
     assert area(np.array([-1e-30, -2.0, np.inf, -np.inf], np.float32), y) == 0.75
     assert area(np.array([2**24, 2**24 + 1, 5, 5], np.int32), y) == 0.625
+    tiny = np.array([1e-40, 2e-40, 3e-42, -1e-40], np.float32)  # of no full precision
+    assert area(tiny, y) == 0.75
 
 
 @pytest.mark.parametrize("p", [-5.0, 1.0, 3.0, -40.0])

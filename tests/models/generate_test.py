@@ -199,6 +199,29 @@ def test_cuts_keep_what_they_say():
     assert np.isfinite(tied).tolist() == [True, True, True, False]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_top_p_just_below_one_leaves_the_cut_of_top_k(seed):
+    logits = np.random.default_rng(seed).normal(size=188).astype(np.float32)
+    for top_p in (1 - 1e-8, 1 - 1e-6):
+        cut = np.isfinite(generate.keep_top(jnp.asarray(logits), 26, top_p))
+        largest = np.sort(np.argsort(-logits)[:26])
+        np.testing.assert_array_equal(np.flatnonzero(cut), largest)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "length", "ids", "named"),
+    [
+        ([[1.5, 2.0]], [2], None, "tokens"),
+        ([[1, 2]], [1.7], None, "length"),
+        ([[1, 2]], [2], [2**33], "prompt_id"),
+        ([[2**31, 2]], [2], None, "tokens"),
+    ],
+)
+def test_numbers_of_prompts_are_not_cut(tokens, length, ids, named):
+    with pytest.raises(ValueError, match=named):
+        generate.repeat(tokens, length, prompt_id=ids)
+
+
 def test_draws_follow_the_tempered_distribution(model):
     """Shares of 4,000 first tokens against softmax(z / temperature), cut and scaled.
 

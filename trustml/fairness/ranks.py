@@ -74,8 +74,12 @@ def rank(scores: jax.Array, mask: jax.Array) -> Ranked:
 
 
 def _integers(x):
-    """int32 in the same order as float32; both zeros are one."""
-    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, 0.0, x), jnp.int32)
+    """int32 in the same order as float32; both zeros are one.
+
+    By bits, as a CPU may take numbers below 1.2e-38 for zero where it compares floats.
+    """
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32)
+    bits = jnp.where(bits == jnp.iinfo(jnp.int32).min, 0, bits)
     return jnp.where(bits < 0, bits ^ jnp.int32(0x7FFFFFFF), bits)
 
 

@@ -109,10 +109,12 @@ def repeat(tokens: Any, length: Any, samples: int = 1, prompt_id: Any = None):
         when the prompts are a part of it.
 
     Raises:
-      ValueError: if shapes differ or `samples` < 1.
+      ValueError: if shapes differ, `samples` < 1, or numbers are no integers or do not
+        fit.
     """
     samples = _validate.integer_at_least("samples", samples, 1)
-    tokens, length = np.asarray(tokens, np.int32), np.asarray(length, np.int32)
+    tokens = _whole("tokens", tokens, np.int32)
+    length = _whole("length", length, np.int32)
     if tokens.ndim != 2 or length.shape != tokens.shape[:1]:
         raise ValueError(
             f"tokens has shape {tokens.shape} and length {length.shape}; give one row "
@@ -123,7 +125,8 @@ def repeat(tokens: Any, length: Any, samples: int = 1, prompt_id: Any = None):
             f"length={length[(length < 0) | (length > tokens.shape[1])][0]} must lie "
             f"between 0 and the {tokens.shape[1]} slots of a prompt."
         )
-    ids = np.arange(len(tokens)) if prompt_id is None else np.asarray(prompt_id)
+    ids = np.arange(len(tokens)) if prompt_id is None else prompt_id
+    ids = _whole("prompt_id", ids, np.uint32)
     if ids.shape != length.shape:
         raise ValueError(
             f"prompt_id has shape {ids.shape}; give one number for each of the "
@@ -132,9 +135,23 @@ def repeat(tokens: Any, length: Any, samples: int = 1, prompt_id: Any = None):
     return Prompts(
         np.repeat(tokens, samples, axis=0),
         np.repeat(length, samples),
-        np.repeat(ids.astype(np.uint32), samples),
+        np.repeat(ids, samples),
         np.tile(np.arange(samples, dtype=np.uint32), len(tokens)),
     )
+
+
+def _whole(name: str, values: Any, dtype: Any) -> np.ndarray:
+    """`values` in `dtype`, if it holds them."""
+    given = np.asarray(values)
+    if given.size and given.dtype.kind not in "iub":
+        bound = f"is of {given.dtype}"
+        _validate.fail(name, "an array", bound, "give integers")
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    wrong = given[(given < low) | (given > high)] if given.size else given
+    if wrong.size:
+        bound = f"must lie between {low} and {high}"
+        _validate.fail(name, int(wrong.flat[0]), bound, "number them anew")
+    return given.astype(dtype)
 
 
 def sampler(
@@ -249,7 +266,9 @@ def keep_top(logits: jax.Array, top_k: int = 0, top_p: float = 1.0) -> jax.Array
         ranked = jnp.sort(jnp.where(logits >= least, logits, out), descending=True)
         probs = jax.nn.softmax(ranked)
         before = jnp.cumsum(probs) - probs
-        least = jnp.min(jnp.where(before < top_p, ranked, jnp.inf))
+        # A sum in float32 may end below p: what top k cut stays cut all the same.
+        inside = (before < top_p) & (ranked > out)
+        least = jnp.min(jnp.where(inside, ranked, jnp.inf))
     return jnp.where(logits >= least, logits, -jnp.inf)
 
 
