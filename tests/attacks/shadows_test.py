@@ -185,7 +185,10 @@ def test_only_what_is_trainable_moves():
     assert distance(params["head"], before["head"]) > 0.01
 
 
-@pytest.mark.parametrize("count, backend", [(2, "pmap"), (4, "shard_map")])
+@pytest.mark.parametrize(
+    "count, backend",
+    [(2, "pmap"), pytest.param(4, "shard_map", marks=pytest.mark.slow)],
+)
 def test_models_over_devices_are_the_same_models(count, backend):
     train = shadows.trainer(TASK.init, TASK.loss, MOMENTUM, steps=4, batch_size=B)
     group = jax.vmap(train, (None, 0))

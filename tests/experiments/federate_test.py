@@ -1,6 +1,7 @@
 """Experiment `federate`: end to end, resumed to the bit, private, refused early."""
 
 import json
+import types
 
 import dp_accounting
 import jax
@@ -61,6 +62,7 @@ def test_end_to_end(tmp_path):
     assert federate.run(config(train__steps=30, federated__cohort=10), tmp_path) == page
 
 
+@pytest.mark.slow
 def test_personal_models_on_what_clients_kept_out(tmp_path):
     run = config(
         federated__algorithm="ditto",
@@ -84,7 +86,10 @@ def weights(found):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"federated__algorithm": "scaffold", "federated__weighting": "uniform"},
+        pytest.param(
+            {"federated__algorithm": "scaffold", "federated__weighting": "uniform"},
+            marks=pytest.mark.slow,
+        ),
         {
             "privacy__enabled": True,
             "privacy__noise_multiplier": 0.8,
@@ -92,14 +97,17 @@ def weights(found):
             "federated__weighting": "uniform",
             "federated__selection": "capped_power",
         },
-        {
-            "federated__selection": "oort",
-            "federated__availability": "diurnal",
-            "federated__step_cv": 1.0,
-            "federated__deadline": 6.0,
-            "federated__over_selection": 1.5,
-            "federated__dropout": 0.1,
-        },
+        pytest.param(
+            {
+                "federated__selection": "oort",
+                "federated__availability": "diurnal",
+                "federated__step_cv": 1.0,
+                "federated__deadline": 6.0,
+                "federated__over_selection": 1.5,
+                "federated__dropout": 0.1,
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["clients remember", "private", "selection listens, some are absent"],
 )
@@ -304,6 +312,11 @@ def test_trials_of_other_data_are_not_taken(tmp_path):
         tune.trial(run, other, task, tmp_path)
 
 
+PRIVATE = {
+    "privacy__enabled": True,
+    "privacy__noise_multiplier": 1.0,
+    "federated__weighting": "uniform",
+}
 REFUSED = {
     "who is asked beyond the clients": (
         {"federated__cohort": 15, "federated__over_selection": 1.5},
@@ -365,6 +378,60 @@ REFUSED = {
         },
         "federated.exact=True rounds messages after",
     ),
+    "promises to users whose rows are dealt to many clients": (
+        PRIVATE
+        | {"privacy__unit": "user", "data__user_column": "who"}
+        | {"data__name": "csv", "data__path": "rows.csv", "data__limit": 0},
+        "privacy.unit='user' is not what is promised",
+    ),
+    "examples of a user": (
+        PRIVATE | {"privacy__max_examples_per_user": 3},
+        "privacy.max_examples_per_user=3 has no effect",
+    ),
+    "quantile of norms": (
+        PRIVATE | {"privacy__clip_quantile": 0.3},
+        "privacy.clip_quantile=0.3 has no effect",
+    ),
+    "a server optimizer beside FedDyn": (
+        {
+            "federated__algorithm": "feddyn",
+            "federated__weighting": "uniform",
+            "federated__server_optimizer": "adam",
+        },
+        "federated.server_optimizer='adam' has no effect",
+    ),
+    "a server rate beside q-FFL": (
+        {
+            "federated__algorithm": "qffl",
+            "federated__weighting": "uniform",
+            "federated__server_learning_rate": 0.1,
+        },
+        "federated.server_learning_rate=0.1 has no effect",
+    ),
+    "decay beside SCAFFOLD": (
+        {
+            "federated__algorithm": "scaffold",
+            "federated__weighting": "uniform",
+            "optimizer__weight_decay": 0.1,
+        },
+        "optimizer.weight_decay=0.1 has no effect",
+    ),
+    "FedNova by signs": (
+        {"federated__algorithm": "fednova", "federated__compression": "sign"},
+        "federated.compression='sign' takes a message for one direction",
+    ),
+    "q-FFL by medians": (
+        {
+            "federated__algorithm": "qffl",
+            "federated__weighting": "uniform",
+            "federated__robust": "median",
+        },
+        "federated.robust='median' takes a message for one direction",
+    ),
+    "many bits": (
+        {"federated__compression": "quantize", "federated__bits": 40},
+        "federated.bits=40 must be at most 16",
+    ),
     "exact without a group": ({"federated__exact": True}, "federated.group=0"),
 }
 
@@ -400,3 +467,16 @@ def test_more_periods_than_rounds_are_refused():
     said = r"federated.periods=7 must be <= train.steps=6, the rounds there are"
     with pytest.raises(ValueError, match=said):
         config(federated__periods=7, federated__storage=20)
+
+
+def test_the_page_says_what_was_no_number():
+    rows = [{"nonprivate/nonfinite": 2}, {}, {"nonprivate/nonfinite": 1}]
+    sound, broken = ({"w": np.array([1.0, x])} for x in (2.0, np.nan))
+
+    def said(params, rows):
+        trained = types.SimpleNamespace(params=params, rows=rows)
+        return " ".join(federate_page._lost(trained))
+
+    assert said(sound, [{}]) == ""
+    assert "3 messages" in said(sound, rows) and "not finite" not in said(sound, rows)
+    assert "not finite" in said(broken, [{}])

@@ -6,7 +6,7 @@ import pytest
 
 from launch import run as launch
 from trustml import config as config_lib
-from trustml.experiments import build, compare, train, trust_report
+from trustml.experiments import build, compare, finished, train, trust_report
 
 
 def write_rows(path, count=300):
@@ -108,3 +108,15 @@ def test_a_whole_run_records_its_data(here, capsys):
     assert out == "" and err.count("\n") == 1
     assert err.startswith("error: data.path='ok.tsv' changed since the run in")
     assert (here / "runs/mine/report.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "text", ['{"valid": 0.5}', '{"valid": 0.', "[1]", '{"valid": 1, "made_of": "b"}']
+)
+def test_what_was_kept_by_another_version_or_cut_off_is_not_there(tmp_path, text):
+    path = tmp_path / "valid.json"
+    assert finished.kept(path, "a", "made_of") is None
+    path.write_text(text)
+    assert finished.kept(path, "a", "made_of") is None
+    path.write_text('{"valid": 1, "made_of": "a"}')
+    assert finished.kept(path, "a", "made_of") == {"valid": 1}

@@ -60,6 +60,7 @@ def test_a_baseline_with_more_than_the_data_is_refused(path, tmp_path):
         trust_report.run(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_report_of_a_baseline_with_its_own_settings(path, tmp_path):
     config = _config(path, steps=9, batch_size=16, dropout=0.25)
     page = trust_report.run(config, tmp_path / "run")

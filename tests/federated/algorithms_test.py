@@ -220,7 +220,7 @@ def test_length_of_fednova_is_that_of_constant_gradients(momentum, prox):
     for _ in range(7):
         rate = momentum * rate + 1 + (prox * y if prox else 0.0)
         y -= 0.1 * rate
-    length = float(swept.totals.message.length)
+    length = 64 * float(swept.totals.message.length)
     # The direction is y / length: of a constant gradient without prox -eta exactly.
     assert length * float(swept.totals.message.direction["w"]) == pytest.approx(y)
     assert length == pytest.approx(-y / 0.1, rel=1e-5)
@@ -454,6 +454,21 @@ def test_fedrep_shares_the_body_and_keeps_the_head():
         np.testing.assert_allclose(head, y["head"], atol=1e-6)
         np.testing.assert_allclose(bias, y["bias"], atol=1e-6)
     np.testing.assert_allclose(params["body"], world.params["body"] + total, atol=1e-6)
+
+
+def test_fedrep_with_one_step_trains_head_and_body():
+    world = worlds.make(np.full(3, BATCH))
+    algorithm = personal.fedrep(LOSS, SGD, ONE, is_head=lambda path: "head" in path)
+    state = play(algorithm, world, count=1, uniform=True, memory=True)
+    gradient = jax.jit(worlds.mean_gradient)
+    grads = [gradient(world.params, world.rows(k)) for k in range(3)]
+    (heads,) = state.memory[0]
+    for k in range(3):
+        own = world.params["head"] - ETA * grads[k]["head"]
+        np.testing.assert_allclose(heads[k], own, atol=1e-6)
+    mean = sum(g["body"] for g in grads) / 3
+    body = world.params["body"] - ETA * mean
+    np.testing.assert_allclose(state.server.params["body"], body, atol=1e-6)
 
 
 def test_personal_models_fit_their_client_better():

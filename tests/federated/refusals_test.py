@@ -9,9 +9,16 @@ import pytest
 from tests.federated import worlds
 from trustml import parallel
 from trustml.federated import rounds, weighting
-from trustml.federated.aggregation import chain, robust
+from trustml.federated.aggregation import chain, clipping, compression, robust
 from trustml.federated.aggregation import weighting as links
-from trustml.federated.algorithms import averaging, fair, mime
+from trustml.federated.algorithms import (
+    averaging,
+    buffered,
+    clusters,
+    control,
+    fair,
+    mime,
+)
 
 SGD, ONE = optax.sgd(0.1), optax.sgd(1.0)
 FEDAVG = averaging.fedavg(worlds.loss, SGD, ONE)
@@ -67,6 +74,103 @@ def test_messages_without_a_bound_are_not_exact(q):
     with pytest.raises(ValueError, match=said):
         make(qffl)
     make(qffl, exact=False)
+
+
+FAIR = {
+    "scaffold": control.scaffold(worlds.loss, learning_rate=0.1, server=ONE),
+    "feddyn": control.feddyn(worlds.loss, SGD, alpha=0.1),
+    "qffl": fair.qffl(worlds.loss, learning_rate=0.1, q=1.0),
+}
+
+
+@pytest.mark.parametrize("name", FAIR)
+@pytest.mark.parametrize(
+    "rule", [weighting.by_data(), weighting.mean(4)], ids=["by data", "constant"]
+)
+def test_control_variates_need_the_mean_of_those_heard(name, rule):
+    # With weights, or over a constant, c of SCAFFOLD moves by another sum than that of
+    # the clients' changes, and it rests beside the minimiser.
+    said = rf"weights='{rule.name}.*weighting.mean\(\)"
+    with pytest.raises(ValueError, match=said):
+        make(FAIR[name], links.of(rule), exact=False)
+    make(FAIR[name], links.of(weighting.mean()), exact=False)
+
+
+BESIDE = {
+    "fednova": control.fednova(worlds.loss, learning_rate=0.1, server=ONE),
+    "qffl": FAIR["qffl"],
+    "afl": fair.afl(worlds.loss, SGD, ONE, domains=np.arange(8), learning_rate=0.1),
+    "ifca": clusters.ifca(worlds.loss, SGD, ONE, models=2),
+}
+BENT = {
+    "sign": compression.sign(),
+    "quantised": compression.quantise(4),
+    "top k": compression.top_k(0.3),
+    "clipped": clipping.clip(1.0),
+    "median": robust.median(),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("bent", BENT)
+def test_what_takes_a_message_for_one_vector_refuses_figures_beside_it(name, bent):
+    with pytest.raises(ValueError, match="takes a message for one direction"):
+        make(BESIDE[name], BENT[bent], exact=False)
+    make(BESIDE[name], exact=False)
+    make(FEDAVG, BENT[bent], exact=False)
+
+
+@pytest.mark.parametrize(
+    ("domains", "said"),
+    [
+        (np.arange(3), "=3 is not the 8 clients"),
+        (np.arange(9), "=9 is not the 8 clients"),
+        (np.array([-1, 0, 1]), "one number >= 0 for each client"),
+    ],
+)
+def test_domains_are_one_for_each_client(domains, said):
+    with pytest.raises(ValueError, match=said):
+        make(fair.afl(worlds.loss, SGD, ONE, domains=domains, learning_rate=0.1))
+
+
+def test_a_client_with_a_memory_comes_once():
+    made = make(FAIR["scaffold"], population=8)
+    cohort = rounds.Chosen(np.array([0, 0, 1]), np.ones(3, int), np.ones(3))
+    with pytest.raises(ValueError, match="twice, and there is one memory of each"):
+        made.run(made.init({"w": jnp.zeros(3)}), jax.random.key(0), cohort, None)
+
+
+def test_lengths_of_paths_fit_exact_mode():
+    # 8 clients of 400 steps: 3,200, where integers held 2,048 over the cohort.
+    found = []
+    for exact in (False, True):
+        algorithm = control.fednova(linear, learning_rate=1e-3, server=ONE)
+        made = make(algorithm, exact=exact, steps=400)
+        state, info = made.run(
+            made.init(jnp.zeros(3)),
+            jax.random.key(0),
+            rounds.Chosen(np.arange(8), np.full(8, 5), np.ones(8)),
+            lambda handed: ({"x": jnp.ones((8, 3))}, np.repeat(range(8), handed)),
+        )
+        assert int(info.clamped) == 0
+        found.append(np.asarray(state.server.params))
+    np.testing.assert_allclose(*found, rtol=1e-3)
+
+
+@pytest.mark.parametrize("staleness", [-1, 2, 7])
+def test_versions_that_are_gone_are_no_messages(staleness):
+    algorithm = buffered.fedbuff(linear, SGD, ONE, versions=2)
+    made = make(algorithm, exact=False)
+    given = np.array([0, 1, staleness], np.int32)
+    state, info = made.run(
+        made.init(jnp.zeros(3)),
+        jax.random.key(0),
+        rounds.Chosen(np.arange(3), np.ones(3, int), np.ones(3), given=given),
+        lambda handed: ({"x": jnp.ones((3, 3))}, np.repeat(range(3), handed)),
+    )
+    assert info.records().aggregator.finite.tolist() == [True, True, False]
+    expected = -0.1 * (1 + 1 / np.sqrt(2)) / 3
+    np.testing.assert_allclose(state.server.params, expected, rtol=1e-5)
 
 
 def test_clamps_of_the_first_sweep_are_told():

@@ -17,7 +17,7 @@ from trustml.federated import (
 )
 from trustml.federated.aggregation import chain, clipping, dp
 from trustml.federated.aggregation import weighting as links
-from trustml.federated.algorithms import averaging
+from trustml.federated.algorithms import averaging, buffered
 from trustml.privacy import correlated_noise
 
 
@@ -52,6 +52,62 @@ def test_it_learns_and_repeats_itself():
     assert losses[-1] < losses[0]
     final = [run[-1][1].server.params for run in runs]
     jax.tree.map(np.testing.assert_array_equal, *final)
+
+
+def test_a_second_call_goes_on_with_other_noise():
+    world = worlds.make()
+    selector = selection.poisson(selection.probabilities.uniform(), 3.0, seed=2)
+    settings = {"aggregator": private(weighting.mean(3.0)), "noise": rng.root(0)}
+    whole = rounds_of(world, selector, 4, **settings)
+    (_, half, _) = rounds_of(world, selector, 2, **settings)[-1]
+    rest = rounds_of(world, selector, 4, state=half, first=2, **settings)
+    assert [number for number, _, _ in rest] == [2, 3]
+    for (_, one, _), (_, other, _) in zip(whole[2:], rest, strict=True):
+        jax.tree.map(
+            np.testing.assert_array_equal, one.server.params, other.server.params
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"first": 2}, "first=2 goes on from a state, and none is given"),
+        ({"max_examples": -3}, "max_examples=-3"),
+        ({"max_examples": 0}, "max_examples=0"),
+    ],
+)
+def test_what_cannot_go_on_says_so(settings, said):
+    with pytest.raises(ValueError, match=said):
+        rounds_of(worlds.make(), selection.uniform(5, seed=1), **settings)
+
+
+def test_a_capacity_of_ones_own():
+    world, selector = worlds.make(), selection.uniform(5, seed=1)
+    ((_, one, _),) = rounds_of(world, selector, 1)
+    ((_, other, _),) = rounds_of(world, selector, 1, capacity=64)
+    jax.tree.map(np.testing.assert_array_equal, one.server.params, other.server.params)
+
+
+def test_a_weight_for_every_client():
+    target = weighting.horvitz_thompson(np.ones(3), np.ones(3))
+    with pytest.raises(ValueError, match="has no weight for client"):
+        rounds_of(worlds.make(), selection.uniform(5, seed=1), 1, weights=target)
+
+
+def test_staleness_is_no_matter_of_a_simulation():
+    algorithm = buffered.fedbuff(
+        worlds.loss, optax.sgd(0.1), optax.sgd(1.0), versions=2
+    )
+    with pytest.raises(ValueError, match=r"staleness of FedBuff.*Chosen.given"):
+        simulation.run(
+            worlds.make().params,
+            held(worlds.make()),
+            algorithm,
+            selection.uniform(5, seed=1),
+            rounds=1,
+            batch_size=5,
+            jit=jax.jit,
+        )
 
 
 def test_an_empty_cohort_gets_its_noise():

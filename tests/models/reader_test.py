@@ -65,6 +65,7 @@ def test_padding_is_never_read_and_never_answered():
     assert all(np.isfinite(x).all() for x in predict(params, empty))
 
 
+@pytest.mark.slow
 def test_it_learns_to_answer_with_the_word_after_the_one_asked_for():
     model = reader.task(30, width=16, hidden=16)
     rng = np.random.default_rng(0)

@@ -42,6 +42,10 @@ def notices(name, seed=0) -> str:
 LONG = {"batches begin anew after a resume", "steps are counted from 0 after a resume"}
 
 
+# Their false alarms are looked for over many seeds only, below.
+ALSO_LONG = {"resume", "low_precision", "audit", "events"}
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -56,7 +60,7 @@ def test_mutant_is_caught(name):
     assert alarm, f"{mutant.caught_by[0]} did not notice: {name}"
 
 
-@pytest.mark.parametrize("name", checks.ALL)
+@pytest.mark.parametrize("name", sorted(set(checks.ALL) - ALSO_LONG))
 def test_no_false_alarm(name):
     for seed in range(SEEDS_IN_CI):
         checks.ALL[name](seed)

@@ -34,12 +34,13 @@ QUICK_BY_VMAP = {
 }  # fmt: skip
 # Cases that a relative in the quick run covers in all but details.
 SLOW = {
-    "bf16_lstm", "bf16_scan_layers", "checkpoint_nothing", "conv2d_padded_unevenly",
-    "cumulative", "custom_jvp", "embedding_indexed", "fourier", "gather_positions",
-    "jitted_parts", "linen_lstm", "linen_transposed_depthwise", "negated_parameter",
-    "nnx_cnn", "patches_dense", "reused_2", "reused_4", "scaled_constant",
-    "scan_layers", "segment_pooling", "sequence_mlp_long", "sorted_pool",
-    "take_along_axis", "vmap_over_time",
+    "bf16_lstm", "bf16_scan_layers", "bf16_transformer", "checkpoint_nothing",
+    "conv2d_padded_unevenly", "cumulative", "custom_jvp", "embedding_indexed",
+    "equinox_series", "fourier", "gather_positions", "jitted_parts", "linen_lstm",
+    "linen_scan_remat", "linen_transposed_depthwise", "negated_parameter",
+    "nested_scans", "nnx_cnn", "patches_dense", "reused_2", "reused_4",
+    "scaled_constant", "scan_layers", "segment_pooling", "sequence_mlp_long",
+    "sorted_pool", "take_along_axis", "vmap_over_time",
 }  # fmt: skip
 # XLA at its lowest level compiles the zoo three times faster; precision is unaffected.
 FAST = {"xla_backend_optimization_level": 0}
@@ -276,7 +277,12 @@ SHAPED = {
 }
 
 
-@pytest.mark.parametrize("name", SHAPED)
+OTHERS = sorted(set(SHAPED) - {"dense"})
+
+
+@pytest.mark.parametrize(
+    "name", ["dense", *(pytest.param(x, marks=pytest.mark.slow) for x in OTHERS)]
+)
 @settings(max_examples=3, deadline=None, derandomize=True, database=None)
 @given(
     t=st.integers(1, 9),

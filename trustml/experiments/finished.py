@@ -14,6 +14,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -65,6 +66,23 @@ def check_data(
             f"{changed} {str(workdir)!r} ended; choose another --workdir, or delete "
             "that directory to start anew."
         )
+
+
+def kept(path: pathlib.Path, mark: str, name: str) -> dict[str, Any] | None:
+    """What a part of a run kept in `path`, if it can be read and is of `mark`.
+
+    Args:
+      path: of a JSON object.
+      mark: `fingerprint` of what is asked for.
+      name: of the entry that has it; not in what is returned.
+    """
+    try:
+        found = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # not there, or cut off
+        return None
+    if not isinstance(found, dict) or found.pop(name, None) != mark:
+        return None
+    return found
 
 
 def fingerprint(config: specs.RunConfig, data_digest: str) -> str:

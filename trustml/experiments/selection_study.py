@@ -376,9 +376,5 @@ def _settings(config, clients, devices) -> rounds.Settings:
 
 def _read(path: pathlib.Path, fingerprint: str) -> Outcome | None:
     """A kept outcome; None where there is none, or one of other data or versions."""
-    if not path.exists():
-        return None
-    kept = json.loads(path.read_text())
-    if kept.pop("fingerprint") != fingerprint:
-        return None
-    return Outcome(**kept)
+    kept = finished.kept(path, fingerprint, "fingerprint")
+    return None if kept is None else Outcome(**kept)

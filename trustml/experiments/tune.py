@@ -17,7 +17,6 @@ Example::
 """
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
@@ -111,7 +110,7 @@ def trial(
     place = workdir / "trials" / f"{rates[0]:g}-{rates[1]:g}-{config.seed}"
     kept = place / ("test.json" if test else "valid.json")
     mark = finished.fingerprint(config, data.digest)
-    if kept.exists() and (old := json.loads(kept.read_text())).pop("made_of") == mark:
+    if old := finished.kept(kept, mark, "made_of"):
         return old
     fit: Any = federate.fit if config.experiment == "federate" else centralised.fit
     trained = fit(config, data, task, place, quiet=True)

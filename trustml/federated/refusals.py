@@ -8,7 +8,9 @@ Dimension key: `K` clients, `M` clients of a cohort.
 
 Example::
 
-    refusals.check_parts(algorithm, aggregator, exact=True, gamma=lanes.GAMMA)
+    refusals.check_parts(
+        algorithm, aggregator, exact=True, gamma=lanes.GAMMA, population=100
+    )
     refusals.check_cohort(chosen, population=100, private=False)
     total = refusals.divisor(aggregator, chosen, chosen.weights)
 """
@@ -28,6 +30,7 @@ def check_parts(
     *,
     exact: bool,
     gamma: float,
+    population: int,
 ) -> None:
     """Raises where an algorithm and an aggregator do not go together, or with `exact`.
 
@@ -36,17 +39,39 @@ def check_parts(
       aggregator: what becomes of messages.
       exact: whether messages are summed in int32.
       gamma: in steps of.
+      population: K.
 
     Raises:
       ValueError: where the aggregator adds noise, and the algorithm tells the server
         more than a message, or sums are exact; where sums are exact, and messages have
-        no bound, or are put together by a rule that follows the order of rows.
+        no bound, or are put together by a rule that follows the order of rows; where
+        the algorithm needs other weights, sends more than a direction through links
+        that know of directions only, or was made for other clients.
     """
     if aggregator.release is not None and algorithm.reveals:
         raise ValueError(
             f"algorithm needs clients' exact {algorithm.reveals}, which a chain with "
             "noise does not give; use averaging.fedavg, or a chain without noise."
         )
+    if algorithm.clients not in (0, population):
+        bound = f"is not the {population} clients that there are"
+        cure = "make the algorithm for all of them"
+        _validate.fail("clients of the algorithm", algorithm.clients, bound, cure)
+    rule = aggregator.rule
+    if algorithm.fair and (rule.name != "mean" or rule.total is not None):
+        over = "" if rule.total is None else f" over a constant {rule.total:g}"
+        bound = (
+            "is not the mean of those that are heard, and what the server keeps beside "
+            "the model would no longer be the mean of what clients keep"
+        )
+        cure = "weigh by weighting.mean()"
+        _validate.fail("weights", rule.name + over, bound, cure)
+    if algorithm.beside and aggregator.bends:
+        bound = (
+            f"takes a message for one direction, and it holds {algorithm.beside} too"
+        )
+        cure = "leave that link out, or use averaging.fedavg"
+        _validate.fail("aggregator", aggregator.bends, bound, cure)
     if not exact:
         return
     # A message of P coordinates gains gamma sqrt(P) / 2 of L2 norm by rounding. Its
@@ -73,13 +98,16 @@ def check_parts(
         )
 
 
-def check_cohort(chosen: Any, *, population: int, private: bool) -> None:
-    """Raises if a cohort is not one of M clients, each once where there is noise.
+def check_cohort(
+    chosen: Any, *, population: int, private: bool, remembers: bool = False
+) -> None:
+    """Raises if a cohort is not one of M clients, or has one twice where that matters.
 
     Args:
       chosen: `rounds.Chosen`.
       population: K.
       private: whether there is noise.
+      remembers: whether clients have a memory, of which there is one.
     """
     numbers, m = np.asarray(chosen.numbers), len(chosen.numbers)
     for name in ("sizes", "weights", "arrived"):
@@ -91,8 +119,9 @@ def check_cohort(chosen: Any, *, population: int, private: bool) -> None:
     if wrong.size:
         bound = f"is none of the {population} clients"
         _validate.fail("numbers", int(wrong[0]), bound)
-    if private and len(np.unique(numbers)) < m:
-        bound = "holds a client twice, and the noise is for one message of each"
+    if (private or remembers) and len(np.unique(numbers)) < m:
+        why = "the noise is for one message" if private else "there is one memory"
+        bound = f"holds a client twice, and {why} of each"
         _validate.fail("numbers", f"a cohort of {m}", bound, "take everybody once")
 
 

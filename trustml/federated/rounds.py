@@ -113,7 +113,8 @@ class State(NamedTuple):
       memory: pair of pytrees of arrays [K, ...] of the host, what clients remember for
         the algorithm and for the aggregator; () if nothing. Written in place, at the
         very end of a round: what goes with a message only for clients that were heard,
-        what is personal for all that trained.
+        and for nobody where the round was aborted; what is personal for all that
+        trained.
     """
 
     server: Any
@@ -132,7 +133,8 @@ class Info(NamedTuple):
     """What a round was like.
 
     Attributes:
-      records: () -> `Record` of arrays [M]; waits for the round.
+      records: () -> `Record` of arrays [M]; waits for the round. A client is `finite`
+        where its messages and figures were, in both sweeps.
       steps: int64[M].
       utilization: useful share of the executed steps of lanes.
       clamped: int32[], coordinates that exact mode had to clamp, over both sweeps; the
@@ -185,7 +187,11 @@ def make(
         are negative, not finite, or beyond what the noise is made for.
     """
     refusals.check_parts(
-        algorithm, aggregator, exact=settings.exact, gamma=settings.gamma
+        algorithm,
+        aggregator,
+        exact=settings.exact,
+        gamma=settings.gamma,
+        population=population,
     )
     options: Any = settings._asdict()
     stacked = aggregator.collect == "stack"
@@ -193,7 +199,7 @@ def make(
     first = None
     if algorithm.first is not None:
         once: Any = {**options, "epochs": 1, "steps": 0, "remainder": "mask"}
-        first = sweep.make(algorithm.first, **once)
+        first = sweep.make(_sanitised(algorithm.first), **once)
 
     def finish(server, agg_state, totals, scale, numbers, weights, arrived, rest):
         records, asked, (total, heard), clamped, key = rest
@@ -203,18 +209,20 @@ def make(
             expected_weight=total,
             selected=asked,
             weight_sum=heard,
+            numbers=numbers,
         )
         if stacked:
             message = records.message
         else:
             message = jax.tree.map(lambda x: x * scale.astype(x.dtype), totals.message)
         update, agg_state, info = aggregator.server(agg_state, message, cohort, key)
+        there = ~info.aborted  # or nobody was heard
         gathered = base.Gathered(
             message=update,
-            clients=cohort.count.astype(jnp.float32),
+            clients=jnp.where(there, cohort.count, 0).astype(jnp.float32),
             population=jnp.float32(population),
             numbers=numbers,
-            arrived=cohort.mask,
+            arrived=cohort.mask & there,
             records=records.record.algorithm,
         )
         clamped = clamped + totals.clamped
@@ -274,7 +282,12 @@ def make(
         numbers, sizes = np.asarray(chosen.numbers), np.asarray(chosen.sizes)
         weights = np.asarray(chosen.weights, np.float64)
         private = aggregator.release is not None
-        refusals.check_cohort(chosen, population=population, private=private)
+        refusals.check_cohort(
+            chosen,
+            population=population,
+            private=private,
+            remembers=bool(jax.tree.leaves(memory)),
+        )
         arrived = np.ones(len(sizes), bool)
         if chosen.arrived is not None:
             arrived = np.asarray(chosen.arrived, bool)
@@ -282,12 +295,12 @@ def make(
         total = refusals.divisor(aggregator, chosen, used)
         scale = float(used.max(initial=0.0)) or 1.0
         model, (first_key, train_key, server_key) = announce_jit(server, key)
-        given, clamped = chosen.given, np.int32(0)
+        given, clamped, sound = chosen.given, np.int32(0), True
         if first is not None:
             swept = _sweep(first, model, first_key, chosen, used / scale, (), (), place)
-            met = swept.steps > 0
+            given, sound = sweep.of_clients(swept, swept.records)
+            met = (swept.steps > 0) & sound
             heard = math.fsum((used / scale)[met])
-            given = sweep.of_clients(swept, swept.records)
             # In the order of their numbers: a layout must not show in what is made.
             rows = functools.partial(_in_order, numbers, settings.capacity)
             server = prepare_jit(
@@ -296,7 +309,7 @@ def make(
                 np.float32(1 / heard if heard else 0.0),
                 rows(numbers, population),
                 rows(arrived & met, False),
-                jax.tree.map(lambda x: rows(x, 0), given),
+                jax.tree.map(lambda x: rows(_rows_where(met, x), 0), given),
             )
             clamped = swept.totals.clamped
             model, _ = announce_jit(server, key)
@@ -331,11 +344,12 @@ def make(
         )
         if jax.tree.leaves(memory):
             fresh = sweep.of_clients(swept, swept.memory)
-            trained = busy if algorithm.personal_memory else there
-            for kept, rows, new in zip((trained, there), memory, fresh, strict=True):
+            sent = there & ~np.asarray(aggregate.aborted)
+            trained = busy if algorithm.personal_memory else sent
+            for kept, rows, new in zip((trained, sent), memory, fresh, strict=True):
                 jax.tree.map(_write(numbers, kept), rows, new)
         info = Info(
-            lambda: sweep.of_clients(swept, swept.records.record),
+            lambda: _records(swept, sound | ~busy),
             swept.steps,
             swept.utilization,
             clamped,
@@ -351,6 +365,46 @@ class _Kept(NamedTuple):
 
     record: Record
     message: PyTree
+
+
+class _Seen(NamedTuple):
+    """A record of the first sweep, and whether it and the message were finite."""
+
+    record: PyTree
+    sound: jax.Array
+
+
+def _sanitised(program):
+    """The program of a first sweep, whose messages are zero where they are no number.
+
+    What a client is told about itself stays as it is: what it makes of that is no
+    number either, and is not sent.
+    """
+
+    def finish(*args):
+        outcome = program.finish(*args)
+        leaves = jax.tree.leaves((outcome.message, outcome.record))
+        sound = jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+        message = base.where(
+            sound, outcome.message, jax.tree.map(jnp.zeros_like, outcome.message)
+        )
+        return lanes_lib.Outcome(message, outcome.memory, _Seen(outcome.record, sound))
+
+    return program._replace(finish=finish)
+
+
+def _rows_where(kept, values):
+    """Rows [M, ...], zero where not `kept`; NaN included."""
+    out = np.zeros_like(values)
+    out[kept] = values[kept]
+    return out
+
+
+def _records(swept, sound):
+    """`Record` of clients, who are finite where they were in both sweeps."""
+    record = sweep.of_clients(swept, swept.records.record)
+    both = record.aggregator.finite & sound
+    return record._replace(aggregator=record.aggregator._replace(finite=both))
 
 
 def _through(algorithm, aggregator, stacked) -> lanes_lib.Program:

@@ -47,6 +47,8 @@ def run(
     lanes: int = 8,
     epochs: int = 1,
     max_examples: int | None = None,
+    state: rounds_lib.State | None = None,
+    first: int = 0,
     **settings: Any,
 ) -> Iterator[tuple[int, rounds_lib.State, rounds_lib.Info]]:
     """An iterator of (number of the round, state after it, what it was like).
@@ -56,24 +58,48 @@ def run(
       held: who holds what; ragged columns need a `feed` of one's own.
       algorithm: what clients and server do.
       selector: who takes part.
-      rounds: how many.
+      rounds: how many in all, those before `first` included.
       batch_size: of a client.
       jit: `jax.jit`.
       weights: how much a client counts where there is no `aggregator`; by data, or
         uniform where the algorithm asks.
       aggregator: what becomes of messages; their weighted mean where None.
       seed: of order and dropout.
-      noise: `rng.Root` of the aggregator's noise, where it adds any.
+      noise: `rng.Root` of the aggregator's noise, where it adds any. A second call with
+        the same root adds the same noise again, which then hides nothing: go on by
+        `state` and `first`, or pass a new root.
       lanes: L.
       epochs: passes of a client over its examples.
       max_examples: of a client, in a round.
+      state: what an earlier call ended with, to go on from; `params` and `noise` are
+        then those of that call.
+      first: number of the first round, to go on with; rounds before it are not made.
       settings: others of `rounds.Settings`.
 
     Raises:
       ValueError: when called, for whatever is out of bounds, or where the aggregator
         adds noise that promises nothing in this run; see `promise`.
     """
-    total = _validate.integer_at_least("rounds", rounds, 1, "a round is the least")
+    if (state is None) != (first == 0):
+        bound = "goes on from a state, and" + (
+            " none is given" if first else " has one"
+        )
+        _validate.fail("first", first, bound, "give both, or neither")
+    if first and selector.listens:
+        bound = (
+            f"follows what {selector.name} heard in the rounds before, which is lost"
+        )
+        cure = "make all rounds in one call"
+        _validate.fail("first", first, bound, cure)
+    if max_examples is not None:
+        _validate.integer_at_least("max_examples", max_examples, 1, "None takes all")
+    if jax.tree.leaves(algorithm.given) and algorithm.first is None:
+        raise ValueError(
+            "algorithm tells clients what a simulation does not know, such as the "
+            "staleness of FedBuff; make its rounds with rounds.make and Chosen.given."
+        )
+    least = _validate.integer_at_least("first", first, 0) + 1
+    total = _validate.integer_at_least("rounds", rounds, least, "a round is the least")
     if unknown := sorted(set(settings) - set(rounds_lib.Settings._fields)):
         known = ", ".join(rounds_lib.Settings._fields)
         _validate.fail("settings", unknown[0], f"is none of {known}")
@@ -90,6 +116,7 @@ def run(
         cure = "pass noise=rng.root(), whose key comes from the operating system"
         _validate.fail("noise", None, "leaves the aggregator's noise without one", cure)
     devices = settings.pop("devices", None) or parallel.devices()
+    places = rounds_lib.capacity(selector.cohort, len(sizes), lanes=lanes)
     made = rounds_lib.make(
         algorithm,
         aggregator,
@@ -98,17 +125,20 @@ def run(
             jit=jit,
             lanes=lanes,
             batch_size=batch_size,
-            capacity=rounds_lib.capacity(selector.cohort, len(sizes), lanes=lanes),
+            capacity=settings.pop("capacity", places),
             epochs=epochs,
             devices=devices,
             **settings,
         ),
     )
     selected = selector.init(sizes)
-    state = made.init(params, noise)
+    for number in range(first):  # what it has drawn so far
+        _, selected = selector.select(selected, number)
+    state = made.init(params, noise) if state is None else state
     public, key_of = rng.root(seed), jit(rounds_lib.round_key)
-    first = _First(held, selector, selected, aggregator.rule, made, state, devices)
-    return _rounds(first, total, public, lambda n: key_of(public, n), max_examples)
+    begin = _First(held, selector, selected, aggregator.rule, made, state, devices)
+    numbers = range(first, total)
+    return _rounds(begin, numbers, public, lambda n: key_of(public, n), max_examples)
 
 
 def promise(
@@ -164,13 +194,13 @@ class _First(NamedTuple):
     devices: list[jax.Device]
 
 
-def _rounds(first, total, public, key_of, max_examples):
-    held, selector, selected, rule, made, state, devices = first
+def _rounds(begin, numbers, public, key_of, max_examples):
+    held, selector, selected, rule, made, state, devices = begin
     sizes = store.sizes(held)
     words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
     source = feed.open(held, put=lambda tree: parallel.replicate(tree, devices))
     try:
-        for number in range(total):
+        for number in numbers:
             cohort, selected = selector.select(selected, number)
             members = cohort.clients
             count = sizes[members].astype(np.int64)

@@ -369,7 +369,7 @@ def explain(found: UserPrivacy, extrapolated: Extrapolated | None = None) -> str
         )
         lines = [
             f"Promise: ({found.epsilon_as_run:.4g}, {found.delta:g})-differential "
-            f"privacy for each user, under {found.adjacency}.",
+            f"privacy for each client, under {found.adjacency}.",
             f"Of this run as it is, by {found.accountant.upper()}; {sampling}.",
             f"Event: {accounting.describe(found.event)}.",
         ]

@@ -111,7 +111,7 @@ def horvitz_thompson(target: npt.ArrayLike, inclusion: npt.ArrayLike) -> Weighti
     weights = _inverse(target, inclusion)
     return Weighting(
         "horvitz_thompson",
-        lambda clients, sizes: weights[clients],
+        lambda clients, sizes: _at(weights, clients),
         1.0,
         float(weights.max()),
     )
@@ -124,7 +124,18 @@ def hajek(target: npt.ArrayLike, inclusion: npt.ArrayLike) -> Weighting:
     """
     weights = _inverse(target, inclusion)
     largest = float(weights.max())
-    return Weighting("hajek", lambda clients, sizes: weights[clients], None, largest)
+    return Weighting(
+        "hajek", lambda clients, sizes: _at(weights, clients), None, largest
+    )
+
+
+def _at(weights, clients):
+    clients = np.asarray(clients)
+    if clients.size and clients.max() >= len(weights):
+        bound = f"has no weight for client {clients.max()}"
+        cure = "give one figure for each client there is"
+        _validate.fail("weighting.target", f"{len(weights)} clients", bound, cure)
+    return weights[clients]
 
 
 def data_share(sizes: npt.ArrayLike) -> Float[np.ndarray, " K"]:

@@ -26,6 +26,8 @@ COMPRESSIONS = ("quantize", "top_k", "sign")
 AVAILABILITIES = ("bernoulli", "diurnal")
 
 _UNIFORM = ("scaffold", "feddyn", "qffl", "afl")
+_NO_SERVER = ("feddyn", "qffl")  # their server's step is a part of their rule
+_MORE_THAN_DIRECTIONS = ("fednova", "qffl", "afl")
 _SGD_ONLY = ("scaffold", "fednova", "qffl", "pfedme", "apfl")
 
 
@@ -202,6 +204,25 @@ class FederatedSpec:
             bound = f"does not go with federated.algorithm={self.algorithm!r}"
             cure = "its mean is that of clients: set it to 'uniform'"
             _validate.fail("federated.weighting", self.weighting, bound, cure)
+        server = self.server_optimizer, self.server_learning_rate
+        if self.algorithm in _NO_SERVER and server != ("sgd", 1.0):
+            bound = f"has no effect on federated.algorithm={self.algorithm!r}"
+            name = "optimizer" if server[0] != "sgd" else "learning_rate"
+            cure = "set it to " + ("'sgd'" if server[0] != "sgd" else "1")
+            value = getattr(self, f"server_{name}")
+            _validate.fail(f"federated.server_{name}", value, bound, cure)
+        for field in ("compression", "robust"):
+            if getattr(self, field) and self.algorithm in _MORE_THAN_DIRECTIONS:
+                bound = (
+                    "takes a message for one direction, and that of "
+                    f"federated.algorithm={self.algorithm!r} holds a figure beside it"
+                )
+                _validate.fail(
+                    f"federated.{field}", getattr(self, field), bound, "set it to ''"
+                )
+        if self.compression == "quantize" and self.bits > 16:
+            bound = "must be at most 16, which are quantised"
+            _validate.fail("federated.bits", self.bits, bound, "set compression=''")
         if self.exact and not self.group:
             cure = "set it to 1: part of what fixes the bits"
             _validate.fail("federated.group", 0, "leaves exact mode open", cure)

@@ -328,6 +328,9 @@ class RunConfig:
         if spec.needs_sgd and self.optimizer.name != "sgd":
             bound = f"is not what federated.algorithm={spec.algorithm!r} is made of"
             _validate.fail("optimizer.name", self.optimizer.name, bound, "set it 'sgd'")
+        if spec.needs_sgd and (decay := self.optimizer.weight_decay):
+            bound = f"has no effect on federated.algorithm={spec.algorithm!r}"
+            _validate.fail("optimizer.weight_decay", decay, bound, "set it to 0")
         if spec.exact and spec.algorithm == "qffl":
             bound = "sends powers of losses, which integers have no bound for"
             cure = "set federated.exact=False"
@@ -411,7 +414,17 @@ class RunConfig:
             cure = "set it to 'add_or_remove_one'; the report says which holds"
             _validate.fail("privacy.relation", relation, bound, cure)
         default = PrivacySpec(enabled=False)
+        if self.privacy.unit == "user" and self.federated.partition != "natural":
+            bound = (
+                "is not what is promised: federated.partition="
+                f"{self.federated.partition!r} deals the rows of one user to several "
+                "clients, and the noise covers one client"
+            )
+            cure = "set federated.partition='natural', or leave it 'example'"
+            _validate.fail("privacy.unit", "user", bound, cure)
         for name in (
+            "max_examples_per_user",
+            "clip_quantile",
             "rule",
             "method",
             "noise_schedule",

@@ -87,6 +87,28 @@ def test_everyone_has_as_many_neighbours(asked, neighbours):
     assert np.all(degree == wanted)
 
 
+def test_who_is_a_neighbour_follows_clients_not_their_rows():
+    gen, run = np.random.default_rng(4), summed(2, 2 / 3)
+    numbers = np.array([3, 11, 4, 8, 0, 17, 9, 2, 40])
+    selected = numbers < 40  # a row of capacity
+    found = []
+    for number in range(20):
+        x, arrived = lattice(gen), selected & (gen.random(M) < 0.7)
+        results = set()
+        for at in (np.arange(M), gen.permutation(M), gen.permutation(M)):
+            total, aborted = run(
+                x[at],
+                selected[at],
+                arrived[at],
+                jax.random.key(number),
+                numbers=numbers[at],
+            )
+            results.add((bool(aborted), np.asarray(total).tobytes()))
+        assert len(results) == 1
+        found.append(results.pop()[0])
+    assert 0 < sum(found) < 20
+
+
 def test_too_few_who_arrive_abort_the_round():
     x, run = lattice(np.random.default_rng(2)), summed(None, 2 / 3)
     for arrived, aborted in ((9, False), (7, False), (6, False), (5, True), (0, True)):

@@ -67,6 +67,8 @@ class Aggregator(NamedTuple):
       release: what the accountant has to know; None without noise.
       ordered: the link whose result follows, in its last bits, the order of the rows;
         '' where none does.
+      bends: the first link that makes of one message, or of a stack of them, what no
+        weighted mean would (clipping, compression, a robust rule); '' where none does.
       explain: () -> the chain in words, a line for each link.
     """
 
@@ -80,6 +82,7 @@ class Aggregator(NamedTuple):
     release: link.Release | None
     explain: Callable[[], str]
     ordered: str = ""
+    bends: str = ""
 
 
 def chain(*links: Any) -> Aggregator:
@@ -177,7 +180,12 @@ def chain(*links: Any) -> Aggregator:
         release=None if noise is None else noise.release(bounds(before)),
         explain=explain,
         ordered=next((one.label for one in links if one.ordered), ""),
+        bends=next((one.label for one in links if _bends(one)), ""),
     )
+
+
+def _bends(one: link.Link) -> bool:
+    return one.stage in ("clip", "compress", "clip again") or one.robust
 
 
 def _completed(links: list[Any]) -> list[link.Link]:

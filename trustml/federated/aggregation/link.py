@@ -70,6 +70,7 @@ class Cohort(NamedTuple):
       mask: bool[m], rows whose message arrived.
       selected: bool[m], rows of clients that were asked and have something to send; the
         others are capacity.
+      numbers: int32[m], the client of each row; of any value in rows of capacity.
     """
 
     count: jax.Array
@@ -79,6 +80,7 @@ class Cohort(NamedTuple):
     weights: jax.Array
     mask: jax.Array
     selected: jax.Array
+    numbers: jax.Array
 
 
 class Info(NamedTuple):
@@ -191,7 +193,13 @@ class Link(NamedTuple):
 
 
 def cohort(
-    weights, mask=None, *, expected_weight, selected=None, weight_sum=None
+    weights,
+    mask=None,
+    *,
+    expected_weight,
+    selected=None,
+    weight_sum=None,
+    numbers=None,
 ) -> Cohort:
     """The cohort of a round, from one row per client and any number of empty rows.
 
@@ -202,6 +210,7 @@ def cohort(
       selected: bool[m], who was asked; None for those whose message arrived.
       weight_sum: of those whose message arrived, where it is known whatever their
         order; None adds the rows up.
+      numbers: int32[m], the client of each row; None where a row's place is its number.
     """
     weights = jnp.asarray(weights, jnp.float32)
     mask = jnp.ones(weights.shape, bool) if mask is None else jnp.asarray(mask)
@@ -215,6 +224,7 @@ def cohort(
     selected = mask if selected is None else jnp.asarray(selected) | mask
     weights = jnp.where(mask, weights, 0.0)
     weight_sum = jnp.sum(weights) if weight_sum is None else weight_sum
+    numbers = jnp.arange(weights.size) if numbers is None else jnp.asarray(numbers)
     return Cohort(
         count=jnp.sum(mask.astype(jnp.int32)),
         weight_sum=jnp.asarray(weight_sum, jnp.float32),
@@ -223,6 +233,7 @@ def cohort(
         weights=weights,
         mask=mask,
         selected=selected,
+        numbers=numbers.astype(jnp.int32),
     )
 
 

@@ -7,7 +7,9 @@ cancel between two who arrive. Of client i who drops out, its neighbours' shares
 back the seeds s_ij, and of one who arrives the seed b_i; the server subtracts what is
 left of the masks. A client whose secret is wanted needs t neighbours that arrived (it
 counts itself), or else the round is aborted and gives zero. The neighbours are all
-others, or k of them in a ring of random order (Bell et al. 2020).
+others, or k of them in a ring of random order (Bell et al. 2020). The order is drawn by
+the numbers of clients, so who is whose neighbour, and with it whether a round aborts,
+is the same wherever their rows lie.
 
 What comes out is the sum of the lattice vectors modulo 2^32, exactly, and with
 m_max (s_max C / g + 1) < 2^31 (checked when the chain is built) that is their sum. This
@@ -117,6 +119,7 @@ def modular_sum(
             cohort.selected,
             cohort.mask,
             key,
+            numbers=cohort.numbers,
             neighbours=neighbours,
             threshold=share,
         )
@@ -160,6 +163,7 @@ def masked_sum(
     arrived: Bool[Array, " m"],
     key,
     *,
+    numbers: Int[Array, " m"] | None = None,
     neighbours: int | None = None,
     threshold: float = 2 / 3,
 ) -> tuple[Int[Array, " d"], Bool[Array, ""]]:
@@ -170,11 +174,12 @@ def masked_sum(
       selected: who was asked, and shared seeds.
       arrived: whose masked vector arrived; a subset.
       key: of the round.
+      numbers: of clients; None where a row's place is its number.
       neighbours: k; None for all.
       threshold: see `modular_sum`.
     """
     arrived = arrived & selected
-    ring = make_ring(selected, key, neighbours)
+    ring = make_ring(selected, key, neighbours, numbers)
     masked_pd = masked(lattice_md[ring.order], ring, key)
     came_p = arrived[ring.order]
     total = jnp.sum(jnp.where(came_p[:, None], masked_pd, 0), axis=0, dtype=jnp.uint32)
@@ -184,10 +189,19 @@ def masked_sum(
     return jnp.where(aborted, 0, total), aborted
 
 
-def make_ring(selected: Bool[Array, " m"], key, neighbours: int | None) -> Ring:
+def make_ring(
+    selected: Bool[Array, " m"],
+    key,
+    neighbours: int | None,
+    numbers: Int[Array, " m"] | None = None,
+) -> Ring:
     """Those who were asked in a random order, each with its neighbours."""
-    drawn = jax.random.uniform(jax.random.fold_in(key, 0), selected.shape)
-    order = jnp.argsort(jnp.where(selected, drawn, 2.0)).astype(jnp.int32)
+    if numbers is None:
+        numbers = jnp.arange(selected.size)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, 0), numbers)
+    drawn = jax.vmap(lambda k: jax.random.bits(k, (), jnp.uint32))(keys)
+    # Two draws may be equal: then the numbers decide, never the places.
+    order = jnp.lexsort((numbers, drawn, ~selected)).astype(jnp.int32)
     asked = jnp.sum(selected.astype(jnp.int32))
     side = selected.shape[0] if neighbours is None else neighbours // 2
     return Ring(order, asked, jnp.minimum(jnp.int32(side), asked // 2))

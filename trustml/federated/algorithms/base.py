@@ -72,7 +72,12 @@ class FederatedAlgorithm(NamedTuple):
         or the records of `first`.
       personal: (params, memory) -> the model that a client uses itself; None where it
         has none of its own.
-      fair: whether the mean has to be uniform (each client the same weight).
+      fair: whether the mean has to be uniform (each client the same weight, over those
+        that are heard).
+      beside: what a message holds that is no direction of the model, in words; '' if
+        nothing. What treats it as one vector (clipping, compression, robust rules) is
+        then refused.
+      clients: K, where it was made for so many; 0 for any number.
       reveals: what the server has to know of clients as it is, beside the noisy mean of
         their messages; '' if nothing. Noise is then refused.
       unbounded: what of a message has no scale of its own, in words; '' if nothing.
@@ -90,6 +95,8 @@ class FederatedAlgorithm(NamedTuple):
     given: PyTree = ()
     personal: Callable[[Params, PyTree], Params] | None = None
     fair: bool = False
+    beside: str = ""
+    clients: int = 0
     reveals: str = ""
     unbounded: str = ""
 
@@ -163,6 +170,11 @@ def add_scaled(a: PyTree, scale: Any, b: PyTree) -> PyTree:
 def scaled(scale: Any, a: PyTree) -> PyTree:
     """The product scale * a, leaf by leaf, in the types of a."""
     return jax.tree.map(lambda x: jnp.asarray(scale, x.dtype) * x, a)
+
+
+def where(chosen: jax.Array, a: PyTree, b: PyTree) -> PyTree:
+    """Tree a where `chosen`, bool[], is true, and b elsewhere."""
+    return jax.tree.map(lambda x, y: jnp.where(chosen, x, y), a, b)
 
 
 def zeros(params: Params) -> PyTree:

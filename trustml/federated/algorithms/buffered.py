@@ -146,7 +146,9 @@ def fedbuff(
     discount: Callable[[jax.Array], jax.Array] | None = None,
     schedule: averaging.Schedule = averaging.constant,
 ) -> base.FederatedAlgorithm:
-    """FedBuff; a client's `given` is its staleness, int32[].
+    """FedBuff; a client's `given` is its staleness, int32[], from 0 to V - 1.
+
+    A message of another staleness is none: it is counted as not finite, and dropped.
 
     Args:
       loss: of one example.
@@ -182,7 +184,10 @@ def fedbuff(
     def finish(model, client_, local, memory, key):
         own = of_client(model, client_.given)
         outcome = trained.finish(own, client_, local.trained, memory, key)
+        # A version that is not in the ring: no number, which rounds count and drop.
+        known = (client_.given >= 0) & (client_.given < versions)
         weight = weigh(client_.given.astype(jnp.float32))
+        weight = jnp.where(known, weight, jnp.nan)
         return outcome._replace(message=base.scaled(weight, outcome.message))
 
     def server_step(state, gathered):

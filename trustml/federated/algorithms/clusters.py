@@ -3,8 +3,9 @@
     j_k = argmin_j F_k(theta_j);   client k trains theta_j_k
     theta_j <- theta_j + V(mean over clients with j_k = j of (y - theta_j))
 
-A model that nobody chose stays as it is. With one model it is FedAvg. A client fills
-one block of the stacked message, so the sensitivity of the sum is that of one model.
+A model that nobody chose stays as it is; one whose loss is no number is not chosen.
+With one model it is FedAvg. A client fills one block of the stacked message, so the
+sensitivity of the sum is that of one model.
 Chains with noise are refused: a model that few chose would be divided by mere noise.
 
 Dimension key: `J` models.
@@ -127,6 +128,7 @@ def ifca(
         lanes.Program(start, step, finish),
         server_step,
         first=_losses(loss, models),
+        beside="whose model it is of",
         reveals="shares of the models, which its means are divided by",
     )
 
@@ -151,6 +153,8 @@ def _losses(loss, models) -> lanes.Program:
     def finish(model, client, local, memory, key):
         del model, client, key
         mean = local.losses / jnp.maximum(local.examples, 1)
+        # A loss that is no number fits worst; `argmin` would choose it.
+        mean = jnp.where(jnp.isfinite(mean), mean, jnp.finfo(mean.dtype).max)
         return lanes.Outcome((), memory, Losses(mean, local.examples))
 
     return lanes.Program(start, step, finish)

@@ -45,6 +45,7 @@ from trustml.federated.algorithms import averaging, base
 
 PyTree = Any
 
+_LENGTHS = 64.0  # in units of which FedNova sends the length of a path
 _COUNTED = "number in each round, m of m/K"
 
 
@@ -132,8 +133,12 @@ def scaffold(
     def finish(model, client, local, memory, key):
         del client, memory, key
         change = base.subtract(local.params, model.params)
+        # Without a step (a rate of 0) there is no gradient to learn: c_k stays.
+        moved = local.path > 0
+        path = jnp.where(moved, local.path, 1)
         fresh = base.subtract(local.control, model.control)
-        fresh = base.add_scaled(fresh, -1 / local.path, change)
+        fresh = base.add_scaled(fresh, -1 / path, change)
+        fresh = base.where(moved, fresh, local.control)
         message = ControlMessage(change, base.subtract(fresh, local.control))
         return lanes.Outcome(message, fresh, base.record(local.met))
 
@@ -167,7 +172,8 @@ class NovaMessage(NamedTuple):
 
     Attributes:
       direction: (y - x) / a, like the parameters.
-      length: a, float32[].
+      length: a/64, float32[]. Whole lengths are then multiples of 2^-20 still, and
+        sums in integers hold them up to 131,072 in a cohort.
       weight: 1, float32[]; its mean is the share of W that the weights sum to.
     """
 
@@ -213,16 +219,18 @@ def fednova(
             length = (steps - decayed) / (1 - momentum)
         elif prox:
             pull = learning_rate * model.rate * prox
-            length = (1 - (1 - pull) ** steps) / pull
+            by = jnp.where(pull > 0, pull, 1)  # towards 0 the length is that of steps
+            length = jnp.where(pull > 0, (1 - (1 - pull) ** steps) / by, steps)
         else:
             length = steps
         direction = base.scaled(1 / length, outcome.message)
-        message = NovaMessage(direction, length, jnp.float32(1))
+        message = NovaMessage(direction, length / _LENGTHS, jnp.float32(1))
         return outcome._replace(message=message)
 
     def server_step(state, gathered):
         direction, length, weight = gathered.message
-        mean_length = length / jnp.where(weight > 0, weight, 1)  # 0 where nobody came
+        # 0 where nobody came.
+        mean_length = _LENGTHS * length / jnp.where(weight > 0, weight, 1)
         change = base.scaled(mean_length, direction)
         params, optimizer = averaging.server_step(
             server, state.params, state.optimizer, change
@@ -241,6 +249,7 @@ def fednova(
         model,
         program,
         server_step,
+        beside="the length of a path",
         reveals="weights, which its mean length is divided by",
     )
 
@@ -294,6 +303,8 @@ def feddyn(
         control = base.add_scaled(state.control, -alpha * share, gathered.message)
         params = base.add(state.params, gathered.message)
         params = base.add_scaled(params, -1 / alpha, control)
+        # Where nobody is heard there is no mean y to correct.
+        params = base.where(gathered.clients > 0, params, state.params)
         return ControlState(params, control, (), state.round + 1)
 
     def init(params):

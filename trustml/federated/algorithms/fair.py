@@ -69,17 +69,21 @@ def qffl(
     def finish(model, client, local, memory, key):
         outcome = trained.finish(model, client, local, memory, key)
         eta = learning_rate * model.rate
-        delta = base.scaled(-1 / eta, outcome.message)
+        # Without a step (a rate of 0) neither delta nor h says anything: both are 0.
+        inverse = jnp.where(eta > 0, 1 / jnp.where(eta > 0, eta, 1), 0)
+        delta = base.scaled(-inverse, outcome.message)
         value = jnp.maximum(client.given.loss, _FLOOR)
         power = value**q
         square = optax.tree.norm(delta, squared=True)
-        bound = q * value ** (q - 1) * square + power / eta
+        bound = q * value ** (q - 1) * square + power * inverse
         message = FairMessage(base.scaled(power, delta), bound)
         return outcome._replace(message=message)
 
     def server_step(state, gathered):
         pull, bound = gathered.message
-        params = base.add_scaled(state.params, -1 / bound, pull)
+        heard = bound > 0  # or the model stays
+        scale = jnp.where(heard, -1 / jnp.where(heard, bound, 1), 0)
+        params = base.add_scaled(state.params, scale, pull)
         return averaging.State(params, (), state.round + 1)
 
     def init(params):
@@ -95,6 +99,7 @@ def qffl(
         server_step,
         first=mean_loss(loss),
         fair=True,
+        beside="the scale of its step",
         unbounded="powers of losses",
     )
 
@@ -159,6 +164,9 @@ def afl(
     """
     _validate.positive("federated.fair_learning_rate", learning_rate)
     domains = np.asarray(domains, np.int32)
+    if domains.ndim != 1 or not domains.size or domains.min() < 0:
+        bound = f"of shape {domains.shape} must be one number >= 0 for each client"
+        _validate.fail("federated.domains", "an array", bound)
     count = int(domains.max()) + 1
     members = np.bincount(domains, minlength=count)
     if (members == 0).any():
@@ -215,6 +223,8 @@ def afl(
         first=mean_loss(loss),
         prepare=prepare,
         fair=True,
+        beside="a weight",
+        clients=len(domains),
         reveals="losses before they train",
     )
 

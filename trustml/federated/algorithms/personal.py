@@ -161,10 +161,17 @@ def pfedme(
 
 
 class RepLocal(NamedTuple):
-    """A client at work: FedAvg's state, and the step at which the body begins."""
+    """A client at work.
+
+    Attributes:
+      shared: as of FedAvg.
+      head_steps: int32[], the step at which the body begins.
+      both: bool[], whether one step is all there is, for head and body.
+    """
 
     shared: averaging.Local
     head_steps: jax.Array
+    both: jax.Array
 
 
 def fedrep(
@@ -183,7 +190,8 @@ def fedrep(
       client: U.
       server: V.
       is_head: path of a leaf, as `jax.tree_util.keystr` writes it -> is it personal?
-      head_share: of a client's steps, the first, which train the head.
+      head_share: of a client's steps, the first, which train the head; one at least,
+        and one is left for the rest. A client with a single step trains both in it.
       schedule: round -> factor of the client's updates.
     """
     _validate.in_open_interval("federated.head_share", head_share, 0.0, 1.0)
@@ -213,10 +221,10 @@ def fedrep(
         ]
         return jax.tree.unflatten(tree, leaves)
 
-    def masked(tree, of_head):
+    def masked(tree, of_head, both):
         leaves, structure = jax.tree.flatten(tree)
         kept = [
-            jnp.where(flag == of_head, x, 0).astype(x.dtype)
+            jnp.where((flag == of_head) | both, x, 0).astype(x.dtype)
             for x, flag in zip(leaves, heads(tree), strict=True)
         ]
         return jax.tree.unflatten(structure, kept)
@@ -224,24 +232,28 @@ def fedrep(
     def start(model, client_, own):
         params = with_heads(model.params, own)
         local = averaging.Local(params, client.init(params), base.nothing_met())
-        count = jnp.round(head_share * client_.steps.astype(jnp.float32))
-        return RepLocal(local, count.astype(jnp.int32))
+        steps = client_.steps
+        count = jnp.round(head_share * steps.astype(jnp.float32)).astype(jnp.int32)
+        count = jnp.clip(count, 1, jnp.maximum(steps - 1, 1))
+        return RepLocal(local, count, steps == 1)
 
     def step(model, local, batch, mask, key, number):
         of_head = number < local.head_steps
         before = local.shared
         grads, met = gradient(before.params, batch, mask, key)
         updates, optimizer = client.update(
-            masked(grads, of_head), before.optimizer, before.params
+            masked(grads, of_head, local.both), before.optimizer, before.params
         )
-        params = base.add_scaled(before.params, model.rate, masked(updates, of_head))
+        updates = masked(updates, of_head, local.both)
+        params = base.add_scaled(before.params, model.rate, updates)
         after = averaging.Local(params, optimizer, base.add(before.met, met))
-        return RepLocal(after, local.head_steps)
+        return RepLocal(after, local.head_steps, local.both)
 
     def finish(model, client_, local, own, key):
         del client_, own, key
         params = local.shared.params
-        change = masked(base.subtract(params, model.params), jnp.bool_(False))
+        change = base.subtract(params, model.params)
+        change = masked(change, jnp.bool_(False), jnp.bool_(False))
         return lanes.Outcome(change, memory(params), base.record(local.shared.met))
 
     program = lanes.Program(start, step, finish)
