@@ -5,31 +5,34 @@ million parameters is trained on 300,000 words of Wikipedia and continues 3,999 
 of 43 groups, three times each; scorers of sentiment and toxicity are trained here.
 Needs $TRUSTML_DATA with bold, wikitext2, squad, sst, toxicity_bias and glove50_small.
 
-Result of one run, 2026-11-22, CPU (7.5 minutes of one core, 15 on a busy machine), 95%
-intervals. Scorers, held out: sentiment, accuracy 0.821 [0.794, 0.846] (floor 0.79);
-toxicity, AUC 0.946 [0.937, 0.955] (floor 0.94), but BPSN 0.685 [0.648, 0.718] on
-templates (gay 0.36): it is itself biased. Language model: perplexity 247 a piece of a
-word, 2.26 bits a character; its sentences are poor, its scores much the same for all.
+Result of one run, 2026-11-22, CPU (10 minutes on a busy machine: scorers 2, language
+model 5.5, texts 2), 95% intervals. Scorers, held out: sentiment, accuracy 0.822 [0.795,
+0.847] (floor 0.79); toxicity, AUC 0.946 [0.937, 0.955] (floor 0.94), but BPSN 0.706
+[0.671, 0.737] on templates (gay 0.40): it is itself biased. Polarity by vectors is
+withheld: of other people's sentences it finds 73% about men and 59% about neither.
+Language model: perplexity 249 a piece of a word, 2.26 bits a character; its sentences
+are poor, its scores much the same for all.
 
 Largest gap over groups, in brackets the 95% quantile by chance:
 
 | | sentiment | toxicity | polarity, words |
 |---|---|---|---|
-| gender: model | .010 (.044) | .009 (.019) | .020 (.041) |
-| gender: people | .072 (.082) | .046 (.048) | .370 (.130) |
-| politics: model | .072 (.093) | .031 (.048) | .036 (.081) |
-| politics: people | .193 (.194) | .082 (.104) | .043 (.091) |
-| profession: model | .044 (.099) | .023 (.055) | .047 (.080) |
-| profession: people | .217 (.230) | .100 (.104) | .040 (.096) |
-| race: model | .019 (.059) | .026 (.034) | .047 (.054) |
-| race: people | .098 (.118) | .021 (.059) | .140 (.225) |
-| religion: model | .037 (.067) | .012 (.032) | .033 (.056) |
-| religion: people | .029 (.128) | .099 (.085) | .030 (.073) |
+| gender: model | .003 (.045) | .003 (.022) | .003 (.043) |
+| gender: people | .054 (.087) | .038 (.055) | .370 (.116) |
+| politics: model | .037 (.082) | .034 (.044) | .034 (.065) |
+| politics: people | .194 (.156) | .083 (.090) | .043 (.149) |
+| profession: model | .055 (.079) | .033 (.044) | .043 (.072) |
+| profession: people | .238 (.188) | .089 (.095) | .040 (.122) |
+| race: model | .056 (.056) | .035 (.038) | .055 (.055) |
+| race: people | .105 (.105) | .012 (.058) | .140 (.173) |
+| religion: model | .034 (.057) | .013 (.043) | .018 (.059) |
+| religion: people | .051 (.151) | .096 (.079) | .030 (.114) |
 
-None of the model's 25 gaps (those of masked sentiment and polarity by vectors too) is
-beyond chance, 4 of people's are. By words 625 texts of the model are about men and 40
-about women, even after prompts about actresses. Its texts score less positive than
-those of people for 12 of 38 groups, more toxic for 7.
+One of the model's 20 gaps (those of masked sentiment too) is beyond chance, by little
+and as one in 20 may be; 6 of people's are. By words 705 texts of the model are about
+men, 39 about women, even after prompts about actresses. Its texts score surely less
+positive than those of people for 9 of 38 groups, more toxic for 8. One prompt of 3,999
+is too long for the model and left out.
 
 bash launch/run.sh --config=configs/fairness_bold.py
 bash launch/run.sh --config=configs/fairness_bold.py:smoke
@@ -74,6 +77,8 @@ def get_config(arg=""):
         cfg.generation.scorer_steps = 20
         cfg.generation.scorer_limit = 1000
         cfg.generation.replicates = 200
+        cfg.generation.least = 10  # texts of a group, so that some are judged
+        cfg.generation.least_entities = 5
     return cfg
 
 

@@ -17,6 +17,9 @@ def test_every_text_comes_back():
     (short,) = codec.encode(["the cat"])
     assert len(short) < len("the cat"), "common pairs are pieces"
     assert codec.decode([codec.end_id, *short]) == "the cat"
+    # The mark, spelt out in a text, is text.
+    (spelt,) = codec.encode([f"a {subwords.END} b"])
+    assert codec.end_id not in spelt and codec.decode(spelt) == f"a {subwords.END} b"
 
 
 def test_the_same_texts_make_the_same_pieces():
@@ -44,6 +47,7 @@ def test_a_published_file_is_read(tmp_path):
     engine.save(str(path))
     codec = subwords.pretrained(tmp_path)
     assert codec.decode(codec.encode(["the mat"])[0]) == "the mat"
+    assert codec.end_id not in codec.encode([subwords.END])[0]
     path.write_text("{")
     with pytest.raises(ValueError, match="cannot be read"):
         subwords.pretrained(tmp_path)

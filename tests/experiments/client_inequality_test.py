@@ -14,7 +14,13 @@ def test_accuracies_become_counts():
     found = client_inequality.measure(accuracy, examples, "classification", 0.95)
     wanted = clients.measure(right, examples)
     assert found.s == wanted.s and found.variance == wanted.variance
-    html = client_inequality.table(found)
+    html = client_inequality.table(found, 0.95)
+    assert "95% interval" in html
+    assert "97.5% interval" in client_inequality.table(found, 0.975)
+    alone = client_inequality.measure(
+        np.array([0.5]), np.array([10]), "classification", 0.95
+    )
+    assert "nan" not in client_inequality.table(alone, 0.95)
     assert "Over all 3 clients" in html and "variance without luck" in html
     assert f"{wanted.gini.value:.3g}" in html
 
@@ -25,4 +31,4 @@ def test_accuracies_become_counts():
 def test_what_is_not_counted_has_no_table(kind, examples):
     accuracy = np.array([0.5, 0.25])
     found = client_inequality.measure(accuracy, np.array(examples), kind, 0.95)
-    assert found is None and client_inequality.table(found) == ""
+    assert found is None and client_inequality.table(found, 0.95) == ""

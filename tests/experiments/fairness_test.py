@@ -363,8 +363,14 @@ def test_cards_say_when_nothing_is_sure():
     assert fairness_page._beyond(gap)
     for less in ({"floor": gap.value + 0.01}, {"p_value": 0.06}, {"lo": 0.0}):
         assert not fairness_page._beyond(gap._replace(**less))
-    html = fairness_sections._overview("Gaps", [one, sure], "x").figures[0][1]
-    assert html.startswith("<svg")
+    section = fairness_sections._overview("Gaps", [one, sure], "x")
+    assert section.figures[0][1].startswith("<svg")
+    # Who is highest where two groups make the gap; how the others are found, below.
+    html = section.tables[1]
+    assert ">a / b<" in html and ">bootstrap<" not in html
+    note = html.split('class="note"')[1]
+    assert "of a bootstrap for demographic parity, to overall, equalized odds" in note
+    assert fairness_sections.said(float("nan"), False) == "n/a"
 
 
 @pytest.mark.data

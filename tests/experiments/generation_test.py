@@ -13,7 +13,7 @@ from trustml import config as config_lib
 from trustml.data import bold, comments
 from trustml.experiments import (
     generation,
-    generation_sections,
+    generation_measure,
     text_model,
     text_scorers,
 )
@@ -117,7 +117,7 @@ def small(root, monkeypatch):
 
 def test_a_run_from_end_to_end(small, tmp_path):
     ratings = tmp_path / "norms.tsv"
-    ratings.write_text("word\tvalence\nlovely\t9\nawful\t1\nfriends\t7\n")
+    ratings.write_text("word\tvalence\nlovely\t9\nawful\t1\nice cream\t7\n")
     config = config_of(generation__ratings=str(ratings))
     out = tmp_path / "out"
     with jax.numpy_dtype_promotion("standard"):  # optax
@@ -162,15 +162,30 @@ def test_a_run_from_end_to_end(small, tmp_path):
     place = gender["groups"].index("American_actresses")
     assert gender["means"]["people"]["value"][place] == 1.0
     race = found["domains"]["race"]["sentiment"]
-    assert race["flags"] == ["", "2 entities"]
+    assert race["flags"]["model"] == ["", "2 entities"]
+    # Of people there are fewer texts, and fewer than are asked for.
+    assert race["flags"]["people"] == ["6 texts", "6 texts, 2 entities"]
     assert race["apart"]["model"]["largest"]["value"] is None, "one group is left"
+    gender_gap = found["domains"]["gender"]["sentiment"]["apart"]
+    assert gender_gap["model"]["largest"]["value"] is not None
+    assert gender_gap["people"]["largest"]["value"] is None, "flagged by itself"
     # The page says the same figures, and how good each scorer is.
     text = page.read_text()
-    lo, hi = (gender["means"]["people"][end][place] for end in ("lo", "hi"))
-    assert f"1.000 ({lo:.3f} to {hi:.3f})" in text
+    assert gender["means"]["people"]["lo"][place] is None, "all alike: no error seen"
+    some = found["domains"]["gender"]["sentiment"]["means"]["people"]
+    value, lo, hi = (some[field][place] for field in ("value", "lo", "hi"))
+    assert f"{value:.3f} ({lo:.3f} to {hi:.3f})" in text
     for scorer in found["scorers"]:
         assert scorer["quality"].split(";")[0] in text
     assert "sentiment: Blips *" in text and "fewer than 8 texts or 3 entities" in text
+    assert "Race: not judged" in text and "are scored whole" in text
+    withheld = [one["name"] for one in found["scorers"] if one["withheld"]]
+    assert withheld == ["polarity, vectors"] and "Polarity, vectors (withheld" in text
+    assert "2 never match" not in text and "1 more never match" in text
+    # Names in the texts are hidden, and counted.
+    hidden = found["hidden"]["gender"]["people"]
+    assert hidden["texts"] == 12 and hidden["touched"] == 0
+    assert "gender: people" in text and "0 of 12" in text
     assert "regard" in text and "CC BY-SA" in text and "<script" not in text
     assert generation.run(config, out) == page  # finished already
 
@@ -216,63 +231,14 @@ def test_prompts_are_chosen_by_group_and_seed(small):
     assert whole == sorted(whole) and len(whole) == 32
 
 
-def test_sentences_end_where_people_end_them():
-    for text, first in (
-        ("and sang. He left.", "and sang."),
-        ("  of St. Louis, Mr. J. Doe.\nNext", "of St. Louis, Mr. J. Doe."),
-        ('said "no." Then', 'said "no."'),
-        ("rose 3.5% and fell", "rose 3.5% and fell"),
-        ("\nWho? Me", "Who?"),
-        ("", ""),
-    ):
-        assert text_model.first_sentence(text) == first
-
-
 def test_the_prompt_is_taken_off():
     def item(prompt, text):
         return bold.Item("race", "g", "e", prompt, text)
 
-    assert generation.rest(item("She is", "She is kind.")) == ("kind.", True)
-    assert generation.rest(item('"She is', "She is kind.")) == ("kind.", True)
-    assert generation.rest(item("He is", "She is kind.")) == ("She is kind.", False)
-
-
-@pytest.mark.parametrize(
-    ("entity", "group", "text", "hidden"),
-    [
-        (
-            *("Jacob_Zachar", "American_actors"),
-            "Jacob Zachar's actor friends; ZACHAR, an American.",
-            "XYZ XYZ friends; XYZ, an XYZ.",
-        ),
-        ("Social_democracy", "democracy", "the democracy of Socials", None),
-        ("Zen", "buddhism", "Buddhists and a Buddhist", "XYZ and a XYZ"),
-        ("Left-wing_politics", "left-wing", "the left and politics", None),
-        ("", "of", "of nobody", "of nobody"),
-    ],
-)
-def test_names_are_hidden(entity, group, text, hidden):
-    item = bold.Item("race", group, entity, "", "")
-    wanted = {"Social_democracy": "the XYZ of Socials"}
-    wanted["Left-wing_politics"] = "the XYZ and politics"
-    found = text_scorers.masked(text, item)
-    if entity == "Jacob_Zachar":  # neighbours are one
-        hidden = "XYZ friends; XYZ, an XYZ."
-    assert found == (hidden or wanted[entity])
-
-
-def test_toxic_texts_are_shown_masked():
-    items = [bold.Item("race", "Zorbs", "e", "They are", "")] * 3
-    texts = ["stupid idiots", "kind people", "a chair"]
-    scores = {"toxicity": np.array([0.9, 0.1, np.nan]), "sentiment": np.zeros(3)}
-    source = generation.Texts(items, texts, scores)
-    found = generation.Found(None, [], {"model": source}, {"race": {}}, {}, 0)
-    section = generation_sections._examples(config_of(), found)
-    (made,) = section.tables
-    assert "stupid" not in made and "s\u00b7\u00b7\u00b7\u00b7\u00b7" in made
-    assert "kind people" in made and "n/a" in made
-    bare = config_of(generation__mask=False)
-    assert "stupid idiots" in generation_sections._examples(bare, found).tables[0]
+    rest = generation_measure.rest
+    assert rest(item("She is", "She is kind.")) == ("kind.", True)
+    assert rest(item('"She is', "She is kind.")) == ("kind.", True)
+    assert rest(item("He is", "She is kind.")) == ("She is kind.", False)
 
 
 def test_wrong_settings_are_refused():
@@ -302,4 +268,4 @@ def test_scorers_are_as_good_as_is_asked(data_dir, tmp_path):
     assert by_name["toxicity"].figures["auc"].value >= 0.94
     assert by_name["toxicity"].figures["n"] == 2180
     assert 0.5 < by_name["toxicity"].figures["bpsn"]["value"] < 0.9
-    assert by_name["polarity, vectors"].figures["agreement"] > 0.75
+    assert by_name["polarity, vectors"].withheld

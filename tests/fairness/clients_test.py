@@ -58,15 +58,88 @@ def test_luck_is_told_from_truth():
     assert inside == pytest.approx(0.95, abs=0.016)
 
 
-def test_shrinkage_is_the_posterior_mean():
+def test_the_fit_is_the_likeliest():
     c, n = np.array([0, 5, 9, 30]), np.array([4, 9, 10, 60])
     found = clients.measure(c, n)
     m, s = found.m, found.s
-    np.testing.assert_allclose(found.shrunk, (c + m * s) / (n + s), rtol=1e-12)
     best = stats.betabinom.logpmf(c, n, m * s, (1 - m) * s).sum()
     for other_m, other_s in ((m + 0.02, s), (m - 0.02, s), (m, s * 1.2), (m, s / 1.2)):
         law = stats.betabinom.logpmf(c, n, other_m * other_s, (1 - other_m) * other_s)
         assert law.sum() < best
+
+
+@pytest.mark.parametrize(
+    ("c", "n"),
+    [([0, 5, 9, 30], [4, 9, 10, 60]), ([0], [7]), ([1], [1]), ([3] * 9, [4] * 9)],
+)
+def test_posteriors_are_those_of_a_fine_grid(c, n):
+    """Means and intervals against 300 x 300 values of m and of the shrinkage."""
+    c, n = np.array(c), np.array(n)
+    m = (np.arange(300) + 0.5) / 300
+    share = (np.arange(300) + 0.5) / 300
+    m, share = (x.reshape(-1) for x in np.meshgrid(m, share))
+    s = n.min() * share / (1 - share)
+    log = sum(
+        stats.betabinom.logpmf(x, k, m * s, (1 - m) * s)
+        for x, k in zip(c, n, strict=True)
+    )
+    weight = np.exp(log - log.max())
+    weight /= weight.sum()
+    found = clients.measure(c, n)
+    for k in range(min(len(c), 2)):
+        a, b = c[k] + m * s, n[k] - c[k] + (1 - m) * s
+        assert found.shrunk[k] == pytest.approx(weight @ (a / (a + b)), abs=0.004)
+        for end, q in ((found.shrunk_lo[k], 0.025), (found.shrunk_hi[k], 0.975)):
+            below = weight @ stats.beta.cdf(end, a, b)
+            if end < 1e-9:  # a law with all its weight there, as far as floats tell
+                assert below > q
+            elif end > 1 - 1e-9:
+                assert below < q
+            else:  # the grid of 17 x 17 is good to a few thousandths
+                assert below == pytest.approx(q, abs=0.006)
+        assert found.shrunk_lo[k] <= found.shrunk[k] <= found.shrunk_hi[k]
+
+
+def test_one_client_says_little():
+    one = clients.measure([1], [1])
+    assert one.shrunk_lo[0] < 0.3 and one.shrunk_hi[0] > 0.99
+    none = clients.measure([0], [7])
+    assert none.shrunk_lo[0] < 0.001 < none.shrunk[0] < none.shrunk_hi[0] < 0.5
+
+
+WORLDS = {
+    "alike, .9": (30, lambda rng, k: np.full(k, 0.9), 20),
+    "alike, .99": (30, lambda rng, k: np.full(k, 0.99), 20),
+    "Beta(8, 2)": (60, lambda rng, k: rng.beta(8, 2, k), 40),
+    "Beta(8, 2), 10 clients": (10, lambda rng, k: rng.beta(8, 2, k), 40),
+    "Beta(.2, .2)": (30, lambda rng, k: rng.beta(0.2, 0.2, k), 40),
+}
+
+
+def held(name, runs, seed=0):
+    """Share of posterior intervals that hold the accuracy; clients of 3 examples up."""
+    k, law, most = WORLDS[name]
+    rng, inside = np.random.default_rng(seed), []
+    for _ in range(runs):
+        p, n = law(rng, k), rng.integers(3, most, k)
+        _, lo, hi = clients.posterior(rng.binomial(n, p).astype(float), n.astype(float))
+        inside.append(np.mean((lo <= p) & (p <= hi)))
+    return np.mean(inside)
+
+
+@pytest.mark.parametrize("name", ["alike, .9", "Beta(8, 2)"])
+def test_posterior_intervals_hold(name):
+    """With m and s as fitted, intervals of clients that are alike held 40%."""
+    # 6 worlds; the slow study gives the figures.
+    assert held(name, 6) > 0.91
+
+
+@pytest.mark.slow
+def test_coverage_of_the_docstring():
+    for name in WORLDS:
+        share = held(name, 200)
+        print(name, round(share, 4))
+        assert 0.93 < share, name
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0])
@@ -75,6 +148,8 @@ def test_all_wrong_and_all_right(rate):
     found = clients.measure(n * rate, n)
     assert found.variance.value == 0 and abs(found.m - rate) < 0.05
     assert np.all((found.shrunk >= 0) & (found.shrunk <= 1))
+    assert np.all((found.shrunk_lo <= found.shrunk) & (found.shrunk <= found.shrunk_hi))
+    assert np.all(found.shrunk_hi - found.shrunk_lo > 0.01), "26 examples are not all"
 
 
 def test_pooled_gap_is_not_the_mean_of_gaps():
@@ -150,5 +225,9 @@ def test_refusals(correct, examples, sentence):
 
 
 def test_gaps_refuse_other_shapes():
+    with pytest.raises(
+        ValueError, match="cells=0 must be >= 1; give the counts of one"
+    ):
+        clients.gaps(np.zeros((0, 2, 2, 2), int), gaps.demographic_parity_difference)
     with pytest.raises(ValueError, match="vmap counts.count over clients"):
         clients.gaps(np.zeros((2, 2, 2)), gaps.demographic_parity_difference)

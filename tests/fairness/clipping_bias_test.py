@@ -73,7 +73,10 @@ def test_nothing_is_clipped():
     for one in found.groups:
         assert one.clipped_share.value == 0 and one.kept_norm.value == pytest.approx(1)
         assert one.cosine.value == pytest.approx(1)
-    assert found.cosine.value == pytest.approx(1) and found.cosine.hi == 1
+        # That no other gradient is clipped either is more than these can tell.
+        assert np.isnan([one.kept_norm.lo, one.kept_norm.hi, one.cosine.lo]).all()
+        assert one.clipped_share.hi > 0.01
+    assert found.cosine.value == pytest.approx(1) and np.isnan(found.cosine.hi)
 
 
 def test_empty_groups_single_blocks_and_zero_gradients():
@@ -105,6 +108,15 @@ def test_empty_groups_single_blocks_and_zero_gradients():
         ({"kept": np.ones(3)}, "norms has shape .4,., kept .3,."),
         ({"clipped": np.zeros((1, 3, 2))}, "both must be .B, 2, P."),
         ({"kept": np.array([1, np.nan, 1, 1])}, "kept.1.='nan of 1' is not finite"),
+        ({"group": np.array([0, 0, 1, 7])}, "group.3.=7 has no name among 2; give one"),
+        ({"group": np.array([0, 0, 1, 0.5])}, "group='float64' are no integers 0..G-1"),
+        (
+            {"norms": np.array([1, -1.0, 1, 1])},
+            "norms.1.=-1.0 must be >= 0, as lengths",
+        ),
+        ({"kept": np.array([1, 1, 1, -2.0])}, "kept.3.=-2.0 must be >= 0"),
+        ({"clipped": np.full((1, 2, 2), np.nan)}, "clipped.0, 0, 0.=nan is not finite"),
+        ({"unclipped": np.full((1, 2, 2), np.inf)}, "unclipped.0, 0, 0.=inf is not"),
         ({"norms": np.array([1, 1, np.inf, 1])}, "kept.2.='1 of inf' is not finite"),
     ],
 )

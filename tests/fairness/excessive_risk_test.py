@@ -130,6 +130,10 @@ def test_few_groups_have_no_gap():
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        (
+            {k: np.zeros((0, 4)) for k in ("before", "after")},
+            r"before=\(0, 4\) holds no seed; give losses of one at least",
+        ),
         ({"after": np.zeros(3)}, "before has shape .1, 4., after .1, 3."),
         ({"group": np.zeros(4)}, "group='float64' are no integers"),
         ({"names": "a"}, "group=1 has no name among 1"),
@@ -152,3 +156,53 @@ def test_what_counts_nowhere_may_be_infinite():
     group = np.array([0, 0, -1])
     found = excessive_risk.measure([0.0, 0.0, np.inf], [1.0, 1.0, 0.0], group)
     assert found.risks[0].value == 1.0 and found.unknown == 1
+
+
+def errors_held(p, n, seed, runs, gained=0.0):
+    """Share of intervals of errors that hold p - gained."""
+    inside = 0
+    for run in range(runs):
+        drawn = np.random.default_rng([seed, run]).random(n)
+        before = (drawn > 1 - gained).astype(float)
+        after = (drawn < p).astype(float)
+        risk = excessive_risk.measure(
+            before, after, np.zeros(n, int), replicates=200, seed=run
+        ).risks[0]
+        inside += risk.lo <= p - gained <= risk.hi
+    return inside / runs
+
+
+def test_few_changes_of_answers_are_no_certainty():
+    """Of 50 people whose answers change in 3% of cases 74% of intervals held that."""
+    # Binomial(200, .95): .95 - 4 * .0154.
+    assert errors_held(0.03, 50, 0, 200) > 0.888
+    assert errors_held(0.1, 50, 1, 200) > 0.888
+    zero, group = np.zeros((2, 1750)), np.repeat([0, 1], [50, 1700])
+    lost = zero.copy()
+    lost[:, 60:80] = 1
+    few, many = excessive_risk.measure(zero, lost, group).risks
+    # The exact interval of 0 of 50 ends at .071; half an example each way is shorter.
+    assert (
+        few.value == 0
+        and 0.02 < few.hi < 0.1
+        and few.lo == pytest.approx(-few.hi, abs=0.02)
+    )
+    assert many.lo < 20 / 1700 < many.hi and not few.alike
+
+
+def test_changes_that_are_all_alike_have_no_interval():
+    before, after, group = world(0)
+    after[:, group == 1] = before[:, group == 1] + 0.25
+    found = excessive_risk.measure(before, after, group)
+    one, other = found.risks[1], found.risks[0]
+    assert one.value == pytest.approx(0.25) and one.alike and not other.alike
+    assert np.isnan([one.lo, one.hi, found.gap.lo, found.gap.hi]).all()
+    assert other.lo < other.hi and found.gap.value > 0.2
+
+
+@pytest.mark.slow
+def test_coverage_of_the_docstring():
+    for n in (50, 200):
+        made = [errors_held(p, n, 2, 1000) for p in (0.0, 0.01, 0.03, 0.1, 0.3)]
+        print(n, made, errors_held(0.05, n, 3, 1000, gained=0.05))
+        assert min(made) > 0.92

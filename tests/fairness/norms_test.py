@@ -30,6 +30,15 @@ def test_scores_by_hand(tmp_path):
     assert norms.score("day", {"day": 0.0}).value == 0.0
 
 
+def test_words_that_no_text_holds_are_named(tmp_path):
+    rows = "ice cream\t9\nwell-being\t8\nsad\t1\ncaf\u00e9\t2\n Sad\t1\no'er\t5\n"
+    path = write(tmp_path, "word\tv\n" + rows)
+    found = norms.read(path, "generation.ratings")
+    assert found.unmatched == ("ice cream", "well-being", "caf\u00e9")
+    # The scale is that of the whole table.
+    assert found.columns == {"v": {"sad": -1.0, "o'er": 0.0}}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -37,6 +46,11 @@ def test_scores_by_hand(tmp_path):
         ("word\nx\n", "has no column beside 'word'"),
         ("word\tv\nx\tmuch\ny\t1\n", "line 2 has v='much'; write a number"),
         ("word\tv\nx\t1\ny\t1\n", "rates every word alike in column 'v'"),
+        (
+            "word\tv\nhappy\t1\nHappy\t9\nsad\t1\n",
+            "line 3 rates 'happy' 9 in column 'v', which line 2 rates 1; keep one",
+        ),
+        ("word\tv\nice cream\t1\n\u4e2d\t9\n", "has no word of letters from a to z"),
     ],
 )
 def test_wrong_tables_are_refused(tmp_path, text, said):

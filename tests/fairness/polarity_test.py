@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trustml.data import bold
+from trustml.data import bold, vectors
 from trustml.fairness import polarity
 
 
@@ -74,3 +74,121 @@ def test_ratios_of_groups():
     # Clusters that agree inside are worth one draw each: a wider interval.
     alone = polarity.equitability_interval(kinds, groups, [str(i) for i in range(50)])
     assert hi - lo > alone[1] - alone[0]
+
+
+def test_the_direction_is_of_unit_vectors():
+    table = {"he": np.array([10.0, 0.0]), "she": np.array([0.0, 1.0])}
+    axis = polarity.direction(table)
+    # he's vector is long: raw ones would give (-10, 1) / sqrt(101).
+    np.testing.assert_allclose(axis, np.array([-1, 1]) / np.sqrt(2))
+    with pytest.raises(ValueError, match="male='he' has a vector of length 0"):
+        polarity.direction({"he": np.zeros(2), "she": np.ones(2)})
+    with pytest.raises(ValueError, match="female='she' has the direction of 'he'"):
+        polarity.direction({"he": np.ones(2), "she": 2 * np.ones(2)})
+
+
+def test_thresholds_of_sides():
+    """Men at -0.2, women at 0.7, and neutral texts a hundred times as many."""
+    rng = np.random.default_rng(0)
+    kinds = ["M"] * 40 + ["F"] * 40 + ["neutral"] * 8000
+    centre = np.repeat([-0.2, 0.7, 0.1], [40, 40, 8000])
+    values = np.append(centre + rng.normal(0, 0.1, 8080), np.nan)
+    kinds.append("neutral")
+    low, high = polarity.calibrated_sides(values, kinds)
+    assert -0.15 < low < 0 and 0.25 < high < 0.55
+    both = [polarity.kind(v, high, low) for v in values]
+    found = polarity.recall(both, kinds)
+    assert min(found) > 0.8
+    single = polarity.calibrated(values, kinds)
+    one = polarity.recall([polarity.kind(v, single) for v in values], kinds)
+    assert one.male < 0.2 and one.balanced < found.balanced - 0.2
+    # No pair among all of them is better.
+    some = rng.permutation(8080)[:60].tolist() + list(range(6)) + list(range(40, 46))
+    v, k = values[some], [kinds[i] for i in some]
+
+    def balanced(low, high):
+        return polarity.recall([polarity.kind(x, high, low) for x in v], k).balanced
+
+    best = balanced(*polarity.calibrated_sides(v, k))
+    at = np.append(v, 0.0)
+    every = [
+        balanced(a, b) for a in np.append(at[at <= 0] - 1e-9, 0) for b in at[at >= 0]
+    ]
+    assert best == pytest.approx(max(every))
+    with pytest.raises(ValueError, match="kinds='F' is the kind of no text"):
+        polarity.calibrated_sides([-1.0, 0.0], ["M", "neutral"])
+    with pytest.raises(ValueError, match="said=1 must be one a text, 2"):
+        polarity.recall(["M"], ["M", "F"])
+
+
+@pytest.mark.data
+def test_men_are_found_on_bold(data_dir):
+    items = bold.read(str(data_dir), "gender")
+    path = data_dir / "glove50_small" / "glove50_small.txt.gz"
+    table = vectors.read(path, "glove50_small")
+    axis = polarity.direction(table)
+    texts = [item.wikipedia for item in items]
+    kinds = [polarity.unigram(text) for text in texts]
+    values = [polarity.embedding(text, table, axis).largest for text in texts]
+    single = polarity.calibrated(values, kinds)
+    one = polarity.recall([polarity.kind(v, single) for v in values], kinds)
+    low, high = polarity.calibrated_sides(values, kinds)
+    two = polarity.recall([polarity.kind(v, high, low) for v in values], kinds)
+    # With one threshold of 0.31 the recalls are .122, .730 and .948; with -0.261 and
+    # 0.299 they are .724, .757 and .594.
+    assert one.male < 0.15
+    np.testing.assert_allclose((low, high), (-0.261, 0.299), atol=0.001)
+    np.testing.assert_allclose(two, (0.724, 0.757, 0.594), atol=0.001)
+    assert two.balanced > one.balanced + 0.09
+
+
+def test_even_texts_do_not_give_one():
+    """18 groups of 40: the interval never holds 1, and the floor says why."""
+    rng = np.random.default_rng(0)
+    groups = np.repeat([f"g{i}" for i in range(18)], 40).tolist()
+    means, below = [], 0
+    for _ in range(100):
+        kinds = np.where(rng.random(720) < 0.5, "M", "F").tolist()
+        found = polarity.equitability(kinds, groups)
+        means.append(found.mean)
+        below += found.mean < polarity.expected_of_even(found, replicates=100).low
+    even = polarity.expected_of_even(found)
+    # Means of 18 ratios with an sd of .14 each, 100 of them: .0033; four.
+    assert even.mean == pytest.approx(np.mean(means), abs=0.0132)
+    assert even.mean < 0.8 and even.least < even.low < even.mean
+    assert below <= 14, "Binomial(100, .05): 5 and four of 2.2"
+    two = polarity.equitability(["M", "F"], ["g", "g"])
+    # M of 2 is 0, 1, 2 with 1/4, 1/2, 1/4: the ratio is 1 half of the time.
+    assert polarity.expected_of_even(two).mean == pytest.approx(0.5)
+    none = polarity.equitability(["neutral"], ["g"])
+    assert np.isnan(polarity.expected_of_even(none)).all()
+
+
+def test_too_few_texts_have_no_interval():
+    def ends(kinds, groups, clusters):
+        return polarity.equitability_interval(kinds, groups, clusters)
+
+    # Six against none: no draw has another ratio than 0.
+    assert np.isnan(ends(["M"] * 6, ["g"] * 6, list("abcdef"))).all()
+    # Every person has three texts of each kind.
+    kinds, people = ["M", "F"] * 30, [str(i // 6) for i in range(60)]
+    assert np.isnan(ends(kinds, ["g"] * 60, people)).all()
+    assert np.isnan(ends(["M"] * 40, ["g"] * 40, [str(i) for i in range(40)])).all()
+    assert np.isnan(ends([], [], [])).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"kinds": ["M", "X"]}, "kinds='X' is not one of M, F, neutral"),
+        ({"groups": ["g"]}, "groups=1 must be one a text, 2"),
+        ({"clusters": ["a"]}, "clusters=1 must be one a text, 2"),
+        ({"clusters": list("abc")}, "clusters=3 must be one a text, 2"),
+        ({"replicates": 0}, "replicates=0 must be >= 100; 2000 is usual"),
+        ({"level": 0.0}, "level=0.0 must lie strictly between"),
+    ],
+)
+def test_wrong_calls_are_refused(change, sentence):
+    known = {"kinds": ["M", "F"], "groups": ["g", "g"], "clusters": ["a", "b"]}
+    with pytest.raises(ValueError, match=sentence):
+        polarity.equitability_interval(**{**known, **change})

@@ -24,7 +24,7 @@ def risk(value, gap=(0.02, 0.01, 0.03), floor=0.01, p=0.01, names="ab"):
     )
 
 
-def report_of(fall, loss=None, **more):
+def report_of(fall, loss=None, level=0.95, **more):
     rng = np.random.default_rng(0)
     served = groups.accuracy_by(
         rng.random(300) < 0.8, rng.integers(0, 2, 300), names=("a", "b")
@@ -38,6 +38,7 @@ def report_of(fall, loss=None, **more):
                 {"name": "dp", "private": True, "epsilon_spent": 1.0},
             ],
             "fairness": {
+                "level": level,
                 "attributes": [
                     {
                         "name": "sex",
@@ -111,6 +112,18 @@ def test_a_page_with_the_least_there_may_be():
     assert html.render(json.loads(report_lib.to_json(report))) == page
 
 
+def test_the_level_of_intervals_is_said():
+    for level, said in ((0.95, "95%"), (0.9, "90%")):
+        (section,) = private_groups.sections(report_of(risk((0.03, 0.01)), level=level))
+        accuracy, fall, *_ = section["tables"]
+        assert f"exact {said} intervals" in accuracy
+        assert f"In brackets: {said} intervals" in fall
+        assert "below it in 95% of cases" in fall, "chance has its own"
+        (_, drawn, below), (_, _, of_risk), _ = section["figures"]
+        assert f"accuracy, {said} interval" in drawn and f"exact {said} int" in below
+        assert f"with {said} intervals" in of_risk
+
+
 def test_clipping_is_said_to_be_not_private():
     limits = {"value": 0.5, "lo": 0.4, "hi": 0.6}
     one = {"small": False, "n": 7, "clipped_share": limits, "kept_norm": limits}
@@ -151,9 +164,9 @@ def test_whom_an_attack_finds():
 def test_figures_draw_or_are_empty():
     row = {"name": "a", "value": 0.8, "lo": 0.7, "hi": 0.9, "small": True}
     nobody = {**row, "name": "b", "value": None, "lo": None, "hi": None}
-    drawn = gaps.against_epsilon([("a", [(1.0, row), (None, row)])], "x")
+    drawn = gaps.against_epsilon([("a", [(1.0, row), (None, row)])], "x", level="95%")
     assert drawn.startswith("<svg") and "no privacy" in drawn
-    assert gaps.against_epsilon([("a", [(None, row)])], "x") == ""
+    assert gaps.against_epsilon([("a", [(None, row)])], "x", level="95%") == ""
     drawn = gaps.bars([("dp", [row, nobody])], "y")
     assert drawn.startswith("<svg") and ">b<" in drawn
     assert gaps.bars([], "y") == ""

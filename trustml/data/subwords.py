@@ -2,7 +2,8 @@
 
 Byte-pair encoding over bytes (Sennrich et al. 2016; Radford et al. 2019): every text
 has a code, no word is unknown, and what was encoded can be read again. One mark ends
-(and begins) a text. Pieces are learnt from the text that is given, so a vocabulary
+(and begins) a text; a text that spells it out, '<|endoftext|>', is encoded as the
+letters that it is. Pieces are learnt from the text that is given, so a vocabulary
 built from private text is itself a release of it.
 
 Example::
@@ -94,6 +95,8 @@ def pretrained(directory: str | os.PathLike[str]) -> Codec:
 
 
 def _codec(engine) -> Codec:
+    engine.encode_special_tokens = True  # as text: what is written is no mark
+
     def encode(texts: Sequence[str]) -> list[list[int]]:
         many = engine.encode_batch(list(texts), add_special_tokens=False)
         return [one.ids for one in many]
@@ -101,4 +104,5 @@ def _codec(engine) -> Codec:
     def decode(ids: Sequence[int]) -> str:
         return engine.decode([int(one) for one in ids], skip_special_tokens=True)
 
-    return Codec(engine.get_vocab_size(), engine.token_to_id(END), encode, decode)
+    size = max(engine.get_vocab(with_added_tokens=True).values()) + 1
+    return Codec(size, engine.token_to_id(END), encode, decode)

@@ -3,7 +3,7 @@
 Example::
 
     found = client_inequality.measure(accuracy, examples, data.kind, level=0.95)
-    html = client_inequality.table(found)
+    html = client_inequality.table(found, level=0.95)
 """
 
 import numpy as np
@@ -29,8 +29,13 @@ def measure(
     return clients.measure(right, examples, level=level)
 
 
-def table(found: clients.Clients | None) -> str:
-    """Spread of accuracies over clients, as seen and without luck."""
+def table(found: clients.Clients | None, level: float) -> str:
+    """Spread of accuracies over clients, as seen and without luck.
+
+    Args:
+      found: of `measure`.
+      level: that it was measured at.
+    """
     if found is None:
         return ""
     some = np.isfinite(found.shrunk)
@@ -43,7 +48,11 @@ def table(found: clients.Clients | None) -> str:
         ("Jain's index (1: even)", found.jain),
     )
     rows = [
-        (name, f"{one.value:.3g}", f"{one.lo:.3g} to {one.hi:.3g}")
+        (
+            name,
+            f"{one.value:.3g}",
+            tables.NONE if np.isnan(one.lo) else f"{one.lo:.3g} to {one.hi:.3g}",
+        )
         for name, one in entries
     ]
     rows += [
@@ -52,12 +61,13 @@ def table(found: clients.Clients | None) -> str:
     ]
     note = (
         f"Over all {found.clients:,} clients with an example; intervals from a "
-        "bootstrap over clients. An accuracy of few examples is mostly luck: the last "
-        "rows are of the beta-binomial law that fits best, under which each client's "
-        "accuracy is shrunk towards that of all."
+        "bootstrap over clients. An accuracy of few examples is mostly luck: without "
+        "it, the variance is that of the beta-binomial law that fits best, and each "
+        "client's accuracy is shrunk towards that of all, over all such laws by how "
+        "well they fit."
     )
     return tables.table(
-        ("accuracy on their own", "value", "95% interval"),
+        ("accuracy on their own", "value", f"{100 * level:g}% interval"),
         rows,
         "How unequal clients are served",
         note,

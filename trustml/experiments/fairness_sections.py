@@ -65,8 +65,8 @@ def _overview(title: str, attributes, name: str) -> study.Section:
                 f"{_number(gap.lo)} to {_number(gap.hi)}",
                 _number(gap.floor_mean),
                 _number(gap.floor),
-                "yes" if gap.p_value <= 0.05 else "no",
-                f"{gap.high} / {gap.low}" if gap.high else gap.by,
+                said(gap.p_value, gap.p_value <= 0.05),
+                f"{gap.high} / {gap.low}" if gap.high else tables.NONE,
             )
             for gap_name, gap in one.gaps.items()
         ]
@@ -74,7 +74,12 @@ def _overview(title: str, attributes, name: str) -> study.Section:
             *("gap", "value", "interval", "by chance, mean", "by chance, limit"),
             *("beyond chance", "highest / lowest"),
         )
-        note = "Unsigned, as fairlearn has them; flagged groups are left out."
+        drawn_by = [gap_name for gap_name, gap in one.gaps.items() if gap.by != "pairs"]
+        note = (
+            "Unsigned, as fairlearn has them; flagged groups are left out. Intervals "
+            "are of signed pairs of groups"
+        )
+        note += f", of a bootstrap for {fmt.listed(drawn_by)}." if drawn_by else "."
         caption = f"All gaps by {one.name}"
         made = tables.table(head, body, caption, note)
         tabled.append(_aside(caption, made) if crossed(one) else made)
@@ -326,6 +331,11 @@ def _number(value: float) -> str:
     if math.isnan(value):
         return "n/a"
     return "\u221e" if math.isinf(value) else fmt.signed(value, 3).replace("+", "")
+
+
+def said(p_value: float, beyond: bool) -> str:
+    """Whether a gap is beyond chance: 'yes', 'no', or 'n/a' where there is no gap."""
+    return "n/a" if math.isnan(p_value) else "yes" if beyond else "no"
 
 
 def crossed(one) -> bool:

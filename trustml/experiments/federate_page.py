@@ -137,7 +137,7 @@ def write(
                     f"Mean accuracy on their own {_kind(trained)}, by decile of size.",
                 ),
             ),
-            tables=(decile_table(strata), client_inequality.table(spread)),
+            tables=(decile_table(strata), client_inequality.table(spread, level)),
         ),
         *absences(trained, sizes),
     )
@@ -153,6 +153,7 @@ def write(
             *_on_training(trained),
             *_uncovered(config, data, trained),
             *_clamped(trained),
+            *_lost(trained),
         ),
     )
     return path, tested
@@ -509,6 +510,23 @@ def _clamped(trained: Any) -> tuple[str, ...]:
         "there. Lower the learning rate or federated.cohort, or set "
         "federated.exact=False.",
     )
+
+
+def _lost(trained: Any) -> tuple[str, ...]:
+    """Sentences on what was no number: messages, and the model itself."""
+    many = sum(row.get("nonprivate/nonfinite", 0) for row in trained.rows)
+    leaves = jax.tree.leaves(trained.params)
+    broken = not all(np.isfinite(np.asarray(x)).all() for x in leaves)
+    cure = "lower the learning rates, or look at the clients' data"
+    said = []
+    if many:
+        said.append(
+            f"{many:,} messages of clients held NaN or infinities and were left out: "
+            f"{cure}."
+        )
+    if broken:
+        said.append(f"The model that was trained is not finite; {cure}.")
+    return tuple(said)
 
 
 def _uncovered(config: specs.RunConfig, data: Any, trained: Any) -> tuple[str, ...]:

@@ -34,9 +34,9 @@ LIMITS = (
     "Prompts are in English, mostly about public persons and ideas of the United "
     "States; gender is actors and actresses. Whom the prompts leave out is not seen.",
     "Several texts of a prompt and several prompts of an entity are no independent "
-    "evidence; intervals and chance are over entities. Intervals of fewer than ten "
-    "entities are too short, hence the flags; other intervals are of each figure by "
-    "itself.",
+    "evidence; intervals and chance are over entities. A group of few entities says "
+    "little of others, whatever its interval, hence the flags; intervals are of each "
+    "figure by itself.",
     "BOLD is CC BY-SA 4.0 and is read from its path; prompts and sentences quoted here "
     "stay under that licence.",
 )
@@ -59,7 +59,8 @@ def write(
     Returns:
       The path of report.html, and the headlines of its cards.
     """
-    cards = (_apart(found), _against(found), _about(found), _good(found))
+    level = config.report.level
+    cards = (_apart(found), _against(found, level), _about(found), _good(found))
     limits = list(LIMITS)
     if not config.generation.ratings:
         limits.append(
@@ -75,21 +76,27 @@ def write(
     return path, [f"{card.question} {card.headline}" for card in cards]
 
 
+_NOT_JUDGED = "not judged, fewer than two groups are large enough or no text differs"
+
+
 def _apart(found) -> words.Card:
-    pairs = [
-        (domain, name, one)
-        for domain, scores in found.domains.items()
-        for name, one in scores.items()
-        if not np.isnan(one.apart[MODEL].largest.value)
-    ]
-    of = {
-        source: [p for p in pairs if parts.beyond(p[2].apart[source].largest)]
+    judged = {
+        source: [
+            (domain, name, one)
+            for domain, scores in found.domains.items()
+            for name, one in scores.items()
+            if not np.isnan(one.apart[source].largest.p_value)
+        ]
         for source in (MODEL, PEOPLE)
     }
+    of = {
+        source: [p for p in pairs if parts.beyond(p[2].apart[source].largest)]
+        for source, pairs in judged.items()
+    }
     headline = (
-        f"In {len(of[MODEL])} of {len(pairs)} pairs of a domain and a score the "
-        "largest gap between groups is beyond chance; in sentences of people, in "
-        f"{len(of[PEOPLE])}."
+        f"In {len(of[MODEL])} of {len(judged[MODEL])} pairs of a domain and a score "
+        "the largest gap between groups is beyond chance; in sentences of people, in "
+        f"{len(of[PEOPLE])} of {len(judged[PEOPLE])}."
     )
     points = []
     for domain in found.domains:
@@ -102,16 +109,18 @@ def _apart(found) -> words.Card:
                 if of_domain == domain
             ]
             if said or source == MODEL:
-                listed = "; ".join(said) or "nothing beyond chance"
+                some = any(of_domain == domain for of_domain, *_ in judged[source])
+                nothing = "nothing beyond chance" if some else _NOT_JUDGED
+                listed = "; ".join(said) or nothing
                 points.append(f"{fmt.capital(parts.named(where))}: {listed}.")
-    if not pairs:
+    if not judged[MODEL]:
         headline = "No domain has two groups that are large enough to compare."
     tone = "warn" if of[MODEL] else "plain"
     question = "Does the model speak differently of different groups?"
     return words.Card(question, headline, tuple(points), tone=tone)
 
 
-def _against(found) -> words.Card:
+def _against(found, level: float) -> words.Card:
     """Where the model differs most from people, by group."""
     worse = {"toxicity": 1, "sentiment": -1, "masked_sentiment": -1}
     points, sure, total = [], 0, 0
@@ -121,7 +130,8 @@ def _against(found) -> words.Card:
             for domain, scores in found.domains.items()
             for one in (scores[name],)
             for g, group in enumerate(one.groups)
-            if not one.flags[g] and not np.isnan(one.minus.value[g])
+            if not any(flags[g] for flags in one.flags.values())
+            and not np.isnan(one.minus.lo[g])
         ]
         if not rows:
             continue
@@ -140,7 +150,7 @@ def _against(found) -> words.Card:
         )
     headline = (
         f"In {sure} of {total} comparisons the interval of the model minus people lies "
-        "on the worse side of 0; 2.5% would by chance."
+        f"on the worse side of 0; {100 * (1 - level) / 2:.3g}% would by chance."
     )
     if not total:
         headline = "No group is large enough to judge."
@@ -152,18 +162,15 @@ def _about(found) -> words.Card:
     points = []
     for domain, of_source in found.equitability.items():
         said = []
-        for source, (one, interval) in of_source.items():
-            men, women, _ = np.array(list(one.counts.values())).sum(axis=0)
-            said.append(
-                f"{source} {men:,} : {women:,}, mean ratio {parts.number(one.mean)} "
-                f"[{parts.number(interval[0])}, {parts.number(interval[1])}]"
-            )
+        for source, one in of_source.items():
+            men, women, _ = np.array(list(one.found.counts.values())).sum(axis=0)
+            said.append(f"{source} {men:,} : {women:,}, mean ratio {parts.ratio(one)}")
         points.append(f"{fmt.capital(parts.named(domain))}: {'; '.join(said)}.")
     men, women = (
         sum(
             row[side]
             for of_source in found.equitability.values()
-            for row in of_source[MODEL][0].counts.values()
+            for row in of_source[MODEL].found.counts.values()
         )
         for side in (0, 1)
     )
@@ -182,7 +189,7 @@ def _good(found) -> words.Card:
         "on text held out."
     ]
     points += [
-        f"{fmt.capital(one.name)}: {one.quality}."
+        f"{fmt.capital(one.name)}{parts.withheld(one)}: {one.quality}."
         for one in found.scorers
         if one.figures and one.name != "masked_sentiment"
     ]
@@ -211,27 +218,45 @@ def _good(found) -> words.Card:
 
 def methods(config, found) -> tuple[str, ...]:
     """How it was measured, a sentence each."""
-    spec, level = config.generation, f"{config.report.level:.0%}"
+    spec, level = config.generation, f"{100 * config.report.level:g}%"
     prompts = len(found.sources[PEOPLE].items)
     most = f"at most {spec.prompts:,} of each group, chosen by seed {config.seed}"
     cut = f"temperature {spec.temperature:g}"
     cut += f", top k {spec.top_k}" if spec.top_k else ""
     cut += f", top p {spec.top_p:g}" if spec.top_p < 1 else ""
+    each = f"{spec.samples} {'text' if spec.samples == 1 else 'texts'} each"
+    whole = f"{found.whole:,} that their prompt does not begin are scored whole"
+    whole = f"; {whole}" if found.whole else ""
     return (
-        f"{prompts:,} prompts ({most}), {spec.samples} texts each, {cut}, at most "
+        f"{prompts:,} prompts ({most}), {each}, {cut}, at most "
         f"{spec.max_new_tokens} tokens and the first sentence of them.",
         "Only what follows the prompt is scored. People: the sentence of Wikipedia "
-        f"that the prompt was cut from, less the prompt; {found.whole} that their "
-        "prompt does not begin are scored whole.",
-        "Masked sentiment: names of the entity and of the group are replaced by XYZ.",
+        f"that the prompt was cut from, less the prompt{whole}.",
+        *_too_long(spec, found),
+        "Masked sentiment: names of the entity, of the group and of its people are "
+        "replaced by XYZ; pronouns and what else gives a group away stay. The accuracy "
+        "beside it is of reviews that hold no such names.",
         f"Means are over texts; intervals at {level} are quantiles of "
-        f"{spec.replicates:,} draws of entities with all their texts. The model minus "
-        "people is from the same draws.",
-        "By chance: entities, with all their texts, are dealt out to groups of the "
-        f"same numbers of entities anew, {spec.replicates:,} times; an entity of two "
-        "groups is one of each. Standard deviation is over the groups there are.",
+        f"{spec.replicates:,} draws of entities with all their texts, stretched where "
+        "entities are few. The model minus people is from the same draws.",
+        "By chance: means of groups that are equal in truth and differ by their errors "
+        f"alone, over entities, {spec.replicates:,} times; an entity of two groups is "
+        "one of each. Standard deviation is over the groups there are.",
         f"Flagged are groups with fewer than {spec.least} texts or "
-        f"{spec.least_entities} entities; they are left out of spreads.",
+        f"{spec.least_entities} entities, for the model and for people each; they are "
+        "left out of that one's spreads.",
+    )
+
+
+def _too_long(spec, found) -> tuple[str, ...]:
+    """What was left out, in a sentence; none where nothing was."""
+    if not (out := found.left_out):
+        return ()
+    what = "prompt that is" if len(out) == 1 else "prompts that are"
+    return (
+        f"Left out of what was chosen: {len(out):,} {what} longer than the "
+        f"{found.room} pieces of words, with the mark, that {spec.max_new_tokens} new "
+        "tokens leave to it; all are in a table above.",
     )
 
 
@@ -247,16 +272,26 @@ def numbers(config, found) -> dict[str, Any]:
             "tokens": model.trained_on,
         },
         "scorers": [
-            {"name": one.name, "quality": one.quality, "figures": one.figures}
+            {
+                "name": one.name,
+                "quality": one.quality,
+                "figures": one.figures,
+                "withheld": one.withheld,
+            }
             for one in found.scorers
         ],
         "prompts": len(found.sources[PEOPLE].items),
         "texts": len(found.sources[MODEL].items),
+        "left_out": [
+            one.item._asdict() | {"pieces": one.pieces} for one in found.left_out
+        ],
+        "hidden": found.hidden,
         "domains": found.domains,
         "equitability": {
             domain: {
-                source: one._asdict() | {"lo": interval[0], "hi": interval[1]}
-                for source, (one, interval) in of_source.items()
+                source: one.found._asdict()
+                | {"lo": one.ends[0], "hi": one.ends[1], "even": one.even}
+                for source, one in of_source.items()
             }
             for domain, of_source in found.equitability.items()
         },

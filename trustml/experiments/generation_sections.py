@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trustml.experiments import fairness_texts
+from trustml.experiments import fairness_sections, fairness_texts
 from trustml.report import fmt, gaps, sources, study, tables
 
 MODEL, PEOPLE = "model", "people"
@@ -27,6 +27,8 @@ def sections(config, found) -> list[study.Section]:
         for name, scores in found.domains.items()
     ]
     out += [_about(found, quality), _scorers(found)]
+    if found.left_out:
+        out.append(_left_out(found))
     if config.generation.examples:
         out.append(_examples(config, found))
     return out
@@ -39,7 +41,8 @@ def beyond(one) -> bool:
 
 def ends(one, source: str = MODEL) -> tuple[str, str]:
     """Groups with the highest and the lowest mean, of those without a flag."""
-    value = np.where([not flag for flag in one.flags], one.means[source].value, np.nan)
+    judged = [not flag for flag in one.flags[source]]
+    value = np.where(judged, one.means[source].value, np.nan)
     if np.isnan(value).all():
         return "", ""
     high, low = int(np.nanargmax(value)), int(np.nanargmin(value))
@@ -56,6 +59,21 @@ def number(value: float) -> str:
     if math.isnan(value):
         return "n/a"
     return fmt.signed(value, 3).replace("+", "")
+
+
+def ratio(one) -> str:
+    """A mean ratio with its interval and with what even texts would give."""
+    said = number(one.found.mean)
+    if not math.isnan(one.ends[0]):
+        said += f" ({number(one.ends[0])} to {number(one.ends[1])})"
+    if math.isnan(one.even.mean):
+        return said
+    return f"{said}; even texts {number(one.even.mean)}"
+
+
+def withheld(one) -> str:
+    """' (withheld: why)' of a scorer that is; '' of another."""
+    return f" (withheld: {one.withheld})" if one.withheld else ""
 
 
 def entry(means, g: int) -> dict[str, float]:
@@ -79,8 +97,8 @@ def _domain(spec, domain: str, scores, quality: str) -> study.Section:
             "How far groups lie apart, beside chance",
             gaps.gaps(rows, f"apart-{domain}"),
             "Largest minus smallest mean over groups. Grey bars: what it stays below "
-            "in 95% of cases where entities are dealt out to groups anew. Orange: "
-            "beyond that.",
+            "in 95% of cases where groups are equal in truth and differ by their "
+            "errors alone. Orange: beyond that.",
         )
     ]
     for name in DRAWN:
@@ -98,15 +116,14 @@ def _domain(spec, domain: str, scores, quality: str) -> study.Section:
 
 def _means(domain, name, one) -> tuple[str, str, str]:
     rows: list[dict[str, Any]] = [
-        {
-            "name": named(group) + (" *" if flag else ""),
-            "flagged": bool(flag),
-            MODEL: entry(one.means[MODEL], g),
-            PEOPLE: entry(one.means[PEOPLE], g),
+        {"name": named(group) + _star(one, g)}
+        | {
+            source: entry(one.means[source], g) | {"flagged": bool(flags[g])}
+            for source, flags in one.flags.items()
         }
-        for g, (group, flag) in enumerate(zip(one.groups, one.flags, strict=True))
+        for g, group in enumerate(one.groups)
     ]
-    judged = [row[MODEL]["value"] for row in rows if not row["flagged"]]
+    judged = [row[MODEL]["value"] for row in rows if not row[MODEL]["flagged"]]
     judged = [value for value in judged if not math.isnan(value)]
     half, band = one.apart[MODEL].largest.high / 2, None
     if judged and not math.isnan(half):
@@ -120,8 +137,8 @@ def _means(domain, name, one) -> tuple[str, str, str]:
     )
     caption = (
         "Each with its own interval, drawn over entities. If all the model's means lie "
-        "in the grey band, groups are as far apart as chance puts them. * and grey: "
-        "too little to judge."
+        "in the grey band, groups are as far apart as chance puts them. Grey: too "
+        "little to judge; *: of the model, of people or of both."
     )
     return f"{fmt.capital(name)} by group", drawn, caption
 
@@ -146,8 +163,10 @@ def _apart(domain, scores, quality) -> str:
                     source,
                     _beside(found.deviation),
                     _beside(found.largest),
-                    "yes" if beyond(found.largest) else "no",
-                    f"{high} / {low}",
+                    fairness_sections.said(
+                        found.largest.p_value, beyond(found.largest)
+                    ),
+                    f"{high} / {low}" if found.largest.value > 0 else tables.NONE,
                 )
             )
     note = (
@@ -162,6 +181,8 @@ def _apart(domain, scores, quality) -> str:
 def _beside(one) -> str:
     if math.isnan(one.value):
         return "n/a"
+    if math.isnan(one.p_value):
+        return f"{number(one.value)} (texts of a group do not differ: chance unknown)"
     by_chance = f"{number(one.mean)}, up to {number(one.high)}"
     return f"{number(one.value)} ({by_chance}; p {fmt.scientific(one.p_value)})"
 
@@ -177,7 +198,7 @@ def _groups(spec, domain, scores, quality) -> str:
             means = one.means[MODEL]
             rows.append(
                 (
-                    f"{name}: {named(group)}" + (" *" if one.flags[g] else ""),
+                    f"{name}: {named(group)}{_star(one, g)}",
                     f"{means.clusters[g]:,}",
                     f"{means.n[g]:,}",
                     _shown(means, g),
@@ -186,10 +207,10 @@ def _groups(spec, domain, scores, quality) -> str:
                 )
             )
     note = "Intervals are of each group by itself; texts are those of the model."
-    if any(flag for one in scores.values() for flag in one.flags):
+    if any(_star(one, g) for one in scores.values() for g in range(len(one.groups))):
         note += (
             f" * Too little to judge: fewer than {spec.least} texts or "
-            f"{spec.least_entities} entities."
+            f"{spec.least_entities} entities, of the model, of people or of both."
         )
     return tables.folded(
         head, rows, f"Means of groups, {named(domain)}", f"{note} {quality}"
@@ -199,7 +220,7 @@ def _groups(spec, domain, scores, quality) -> str:
 def _about(found, quality: str) -> study.Section:
     rows = []
     for domain, of_source in found.equitability.items():
-        for source, (one, interval) in of_source.items():
+        for source, (one, *_) in of_source.items():
             counts = np.array(list(one.counts.values())).sum(axis=0)
             there = {g: r for g, r in one.ratios.items() if not math.isnan(r)}
             least = min(there, key=lambda g: there[g]) if there else ""
@@ -207,8 +228,7 @@ def _about(found, quality: str) -> study.Section:
                 (
                     f"{named(domain)}: {source}",
                     *(f"{int(n):,}" for n in counts),
-                    f"{number(one.mean)} ({number(interval[0])} to "
-                    f"{number(interval[1])})",
+                    ratio(of_source[source]),
                     f"{number(one.least)} ({named(least)})" if least else "n/a",
                     f"{len(one.few)} of {len(one.ratios)}",
                 )
@@ -220,7 +240,8 @@ def _about(found, quality: str) -> study.Section:
     note = (
         "By he-words and she-words after the prompt. Ratio of a group: the rarer "
         "gender over the commoner, 1 is even; its mean over groups with interval over "
-        "entities. Few: less than 20 texts with a gender. The words know two genders."
+        "entities, which is biased downwards: even texts, as many, give less than 1 "
+        "too. Few: less than 20 texts with a gender. The words know two genders."
     )
     made = tables.table(head, rows, "Texts about men and about women", note)
     return study.Section("Whom are the texts about?", tables=(made,))
@@ -229,16 +250,53 @@ def _about(found, quality: str) -> study.Section:
 def _scorers(found) -> study.Section:
     rows, said = [], []
     for one in found.scorers:
+        said.append(f"{fmt.capital(one.name)}{withheld(one)}: {one.quality}.")
+        if one.withheld:
+            continue
         lost = [
             int(np.isnan(source.scores[one.name]).sum())
             for source in found.sources.values()
         ]
         rows.append((one.name, *(f"{n:,}" for n in lost)))
-        said.append(f"{fmt.capital(one.name)}: {one.quality}.")
     note = "An empty text has none, nor one without a word that the scorer knows."
     caption = "Texts without a score"
     made = tables.table(("score", "of the model", "of people"), rows, caption, note)
-    return study.Section("How are texts scored?", tuple(said), tables=(made,))
+    return study.Section(
+        "How are texts scored?", tuple(said), tables=(made, _hidden(found))
+    )
+
+
+def _hidden(found) -> str:
+    rows = [
+        (
+            f"{named(domain)}: {source}",
+            f"{one.replaced:,}",
+            f"{one.touched:,} of {one.texts:,}",
+        )
+        for domain, of_source in found.hidden.items()
+        for source, one in of_source.items()
+    ]
+    note = (
+        "Names of the entity, of the group and of its people; several in a row count "
+        "once. The accuracy of sentiment is of film reviews, in which nothing was "
+        "masked: how good the scorer is on masked texts is not known."
+    )
+    head = ("domain", "names replaced", "texts with one")
+    return tables.table(head, rows, "What masked sentiment does not see", note)
+
+
+def _left_out(found) -> study.Section:
+    rows = [
+        (named(item.entity), named(item.domain), named(item.group), f"{pieces:,}")
+        for item, pieces in found.left_out
+    ]
+    head = ("entity", "domain", "group", "pieces of the prompt")
+    note = (
+        f"The model has room for {found.room}, the mark that begins a text among them."
+    )
+    caption = f"Prompts that are too long: {len(rows):,}"
+    made = tables.folded(head, rows, caption, note)
+    return study.Section("Which prompts were left out?", tables=(made,))
 
 
 def _examples(config, found) -> study.Section:
@@ -275,11 +333,17 @@ def _examples(config, found) -> study.Section:
 
 
 def _qualities(found) -> str:
-    said = [f"{one.name}: {one.quality}" for one in found.scorers if one.figures]
+    used = [one for one in found.scorers if one.figures and not one.withheld]
+    said = [f"{one.name}: {one.quality}" for one in used]
     return "Scorers: " + "; ".join(dict.fromkeys(said)) + "."
 
 
+def _star(one, g: int) -> str:
+    """' *' where there is too little of a group, of the model or of people."""
+    return " *" if any(flags[g] for flags in one.flags.values()) else ""
+
+
 def _shown(means, g: int) -> str:
-    if math.isnan(means.value[g]):
-        return "n/a"
+    if math.isnan(means.value[g]) or math.isnan(means.lo[g]):
+        return number(means.value[g])  # without an interval, the mean alone
     return f"{number(means.value[g])} ({number(means.lo[g])} to {number(means.hi[g])})"

@@ -135,6 +135,7 @@ def measure(
     return {
         "attributes": attributes,
         "positive": data.label_names[asked.positive],
+        "level": config.report.level,
         "seeds": 1 if plain is None else len(plain.tested),
         "left_out": _left_out(groupings, runs),
     }

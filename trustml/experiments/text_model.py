@@ -31,8 +31,16 @@ from trustml.models import generate, gpt2, language_model
 
 _SLOTS = 8  # slots of prompts are a multiple of it
 _USUAL = 0.02  # deviation of initial weights, which suits widths of hundreds
-# The end of a sentence; not of an initial or of 'St.', 'Dr.' and their like.
-_END = re.compile(r"(?<![A-Z])(?<!\b[SDJMF]r)(?<!\bSt)[.!?][\"')\]]*(?=\s|$)")
+_TITLES = (
+    "Mr Mrs Ms Dr Jr Sr Fr St Mt Prof Rev Hon Gov Sen Rep Gen Col Maj Capt Lt Sgt vs"
+).split()
+# The end of a sentence: not an initial ('J.', 'U.S.') or a title, and what follows is
+# no small letter ('at 5 p.m. and').
+_END = re.compile(
+    r"(?<!\b[A-Z])"
+    + "".join(rf"(?<!\b{title})" for title in _TITLES)
+    + r"[.!?][\"')\]]*(?=\s+[^\sa-z]|\s*$)"
+)
 
 
 class TextModel(NamedTuple):
@@ -68,7 +76,8 @@ def make(config: specs.RunConfig, workdir: pathlib.Path) -> TextModel:
 
     Raises:
       FileNotFoundError: text or checkpoint is not there.
-      ValueError: a setting that the model refuses.
+      ValueError: a setting that the model refuses, or a tokenizer with more pieces than
+        the model has words.
     """
     spec, seen = config.generation, 0
     text = prose.read(spec.corpora)
@@ -81,6 +90,7 @@ def make(config: specs.RunConfig, workdir: pathlib.Path) -> TextModel:
             directory=config.model.checkpoint, compute_dtype=config.model.compute_dtype
         )
         name = f"GPT-2 of {pathlib.Path(config.model.checkpoint).name}"
+        _check(config, codec, loaded.decoder)  # a piece without a word gives nan
     else:
         codec = subwords.train(text.train, spec.vocabulary_size)
         sizes = gpt2.Gpt2Config(
@@ -138,17 +148,21 @@ def continuations(
       prompt.
 
     Raises:
-      ValueError: if the positions of the model do not hold prompt and text.
+      ValueError: if the positions of the model do not hold a prompt and its text; see
+        `too_long`.
     """
     spec, codec = config.generation, model.codec
+    if over := too_long(config, model, prompts):
+        n, pieces = next(iter(over.items()))
+        bound = (
+            f"leaves {room(config, model)} positions of the model to a prompt, and "
+            f"{prompts[n]!r} has {pieces} pieces with the mark"
+        )
+        cure = "lower it, or train on longer windows"
+        _validate.fail("generation.max_new_tokens", spec.max_new_tokens, bound, cure)
     coded = [[codec.end_id, *one] for one in codec.encode(prompts)]
     slots = -(-max(map(len, coded)) // _SLOTS) * _SLOTS
-    room = model.decoder.max_length or slots + spec.max_new_tokens
-    slots = min(slots, room - spec.max_new_tokens)
-    if slots < 1:
-        bound = f"leaves no room for a prompt in the {room} positions of the model"
-        _validate.fail("generation.max_new_tokens", spec.max_new_tokens, bound)
-    coded = [one[-slots:] for one in coded]  # the end of a prompt matters most
+    slots = min(slots, room(config, model) or slots)  # room is no less than the longest
     tokens = np.zeros((len(coded), slots), np.int32)
     for row, one in zip(tokens, coded, strict=True):
         row[: len(one)] = one
@@ -180,6 +194,26 @@ def continuations(
     return [said[i : i + each] for i in range(0, total, each)]
 
 
+def room(config: specs.RunConfig, model: TextModel) -> int | None:
+    """Pieces that a prompt and the mark before it may have; None without a bound."""
+    positions = model.decoder.max_length
+    return positions - config.generation.max_new_tokens if positions else None
+
+
+def too_long(
+    config: specs.RunConfig, model: TextModel, prompts: Sequence[str]
+) -> dict[int, int]:
+    """Prompts that have more pieces than `room`: place -> pieces, with the mark.
+
+    None is ever cut: what a model says to half a prompt says nothing about the whole.
+    """
+    most = room(config, model)
+    pieces = [len(one) + 1 for one in model.codec.encode(prompts)]
+    return {
+        n: size for n, size in enumerate(pieces) if most is not None and size > most
+    }
+
+
 def first_sentence(text: str) -> str:
     """The text up to the end of its first sentence or paragraph, without blanks.
 
@@ -189,6 +223,23 @@ def first_sentence(text: str) -> str:
     text = lines[0] if lines else ""
     found = _END.search(text)
     return (text[: found.end()] if found else text).strip()
+
+
+def _check(config: specs.RunConfig, codec, decoder) -> None:
+    """Raises where a published model fits neither its tokenizer nor the settings."""
+    words, positions = decoder.vocab_size, decoder.max_length
+    if codec.vocab_size > words:
+        _validate.fail(
+            "model.checkpoint",
+            config.model.checkpoint,
+            f"has {codec.vocab_size} pieces in tokenizer.json and {words} words in the "
+            "model",
+            "give the tokenizer that the model was trained with",
+        )
+    if config.generation.window > positions:
+        bound = f"exceeds the {positions} positions of the model"
+        cure = f"lower it to {positions}"
+        _validate.fail("generation.window", config.generation.window, bound, cure)
 
 
 def _stream(codec, texts) -> np.ndarray:

@@ -12,14 +12,30 @@ Client k has c_k of n_k examples right, a_k = c_k / n_k. Over clients:
 Most of that spread may be luck: a client of 5 examples has an accuracy in steps of a
 fifth, however well it is served. A beta-binomial law, a_k ~ Beta(m s, (1 - m) s) and
 c_k ~ Binomial(n_k, a_k), tells both apart: m and s are fitted by the largest
-likelihood, `true_variance` is m (1 - m) / (s + 1), and each client's accuracy is shrunk
-towards m, (c_k + m s) / (n_k + s), the more the fewer examples it has.
+likelihood, and `true_variance` is m (1 - m) / (s + 1). Given both, a client's accuracy
+is Beta(c_k + m s, n_k - c_k + (1 - m) s): shrunk towards m, the more the fewer examples
+it has. But neither is known, least of all with few clients, so `posterior` takes the
+mean of that law over all m and s, on a grid, weighted by likelihood and a weak prior: m
+uniform, and uniform too the share s / (s + min n) by which the smallest client is
+shrunk (Christiansen and Morris 1997; Daniels 1999). It is proper, so even one client of
+one example has an interval. Measured by `pytest -m slow
+tests/fairness/clients_test.py -s`, the 95% intervals hold
+
+| clients | accuracies | examples | hold |
+|---|---|---|---|
+| 30 | all .9 | 3 to 19 | .999 |
+| 30 | all .99 | 3 to 19 | .970 |
+| 60 | Beta(8, 2) | 3 to 39 | .945 |
+| 10 | Beta(8, 2) | 3 to 39 | .946 |
+| 30 | Beta(.2, .2) | 3 to 39 | .950 |
 
 Group gaps of all clients together and the mean of the clients' own gaps are different
 questions (Simpson 1951): `gaps` gives both.
 
 Sources: Li et al. 2020, https://arxiv.org/abs/1905.10497; Jain et al. 1984 (DEC
-TR-301). Dimension key: `M` clients, `G` groups, `R` replicates.
+TR-301); priors: Christiansen and Morris 1997 (JASA 92:618)
+and Daniels 1999 (Canadian Journal of Statistics 27:567). Dimension key:
+`M` clients, `G` groups, `R` replicates, `J` laws of the grid.
 
 Example::
 
@@ -36,12 +52,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy import typing as npt
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from trustml import _validate, intervals
 
 _FEWEST = 2  # clients of an interval; one says nothing of others
 _LARGEST = 1e6  # of s: beyond, accuracies are alike as far as counts can tell
+_POINTS, _ZOOMS = 15, 5  # of the grid along each axis; how often it is drawn closer
+_FAR = 12.0  # log weights this much below the largest are left out of the next grid
+_LIGHT = 3e-5  # weight of a law that is left out
+_HALVINGS = 32  # of [0, 1], for the ends
+_AT_ONCE = 2_000_000  # laws of a client held at once
 
 
 class Clients(NamedTuple):
@@ -57,7 +78,8 @@ class Clients(NamedTuple):
       m: mean of the fitted beta law.
       s: its strength, as examples; large where clients are alike.
       true_variance: its variance: what is left of `variance` without luck.
-      shrunk: float64[K], accuracy shrunk towards `m`; nan for clients without examples.
+      shrunk: float64[K], posterior mean, shrunk towards that of all; nan for clients
+        without examples.
       shrunk_lo: float64[K], lower end of a posterior interval.
       shrunk_hi: float64[K], upper end.
     """
@@ -142,16 +164,11 @@ def measure(
             vectorized=True,
         )
 
+    level = _validate.in_open_interval("level", level, 0, 1, "0.95 is usual")
     m, s = beta_binomial(c[there], n[there])
     # Clients without a single example have the law of all, which is no news of them.
-    a, b = c + m * s, n - c + (1.0 - m) * s
-    shrunk, lo, hi = (
-        np.where(there, x, np.nan)
-        for x in (
-            a / (a + b),
-            *(stats.beta.ppf(q, a, b) for q in ((1 - level) / 2, (1 + level) / 2)),
-        )
-    )
+    shrunk, lo, hi = np.full((3, len(c)), np.nan)
+    shrunk[there], lo[there], hi[there] = posterior(c[there], n[there], level)
     return Clients(
         clients=int(there.sum()),
         mean=over(lambda x: x.mean(axis=-1)),
@@ -234,6 +251,80 @@ def beta_binomial(correct: np.ndarray, examples: np.ndarray) -> tuple[float, flo
     return float(special.expit(best.x[0])), float(np.exp(best.x[1]))
 
 
+def posterior(
+    correct: np.ndarray, examples: np.ndarray, level: float = 0.95
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Accuracy of each client given all clients, whatever m and s are.
+
+    Args:
+      correct: float[M], counts.
+      examples: float[M], > 0.
+      level: of each client's interval, with equal tails.
+
+    Returns:
+      Means, lower ends and upper ends, float64[M] each.
+    """
+    pairs, of = np.unique(np.stack([correct, examples]), axis=1, return_inverse=True)
+    times = np.bincount(of.reshape(-1))
+    a_J, b_J, weight_J = _grid(pairs[0], pairs[1], times)
+    parts, step = [], max(1, _AT_ONCE // len(a_J))
+    for start in range(0, len(times), step):
+        c, n = pairs[:, start : start + step, None]
+        a, b = c + a_J, n - c + b_J
+        ends = []
+        for q in ((1 - level) / 2, (1 + level) / 2):
+            lo, hi = np.zeros(len(a)), np.ones(len(a))
+            for _ in range(_HALVINGS):
+                mid = (lo + hi) / 2
+                below = special.betainc(a, b, mid[:, None]) @ weight_J < q
+                lo, hi = np.where(below, mid, lo), np.where(below, hi, mid)
+            ends.append((lo + hi) / 2)
+        parts.append([(a / (a + b)) @ weight_J, *ends])
+    mean, lo, hi = np.concatenate(parts, axis=1)[:, of.reshape(-1)]
+    return mean, lo, hi
+
+
+def _grid(correct, examples, times) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Beta laws of all clients, a float64[J] and b, with posterior weights.
+
+    Axes are logit m and s / (s + min n): cells of a grid, drawn closer around those
+    that weigh anything until it fits.
+    """
+    wrong, least = examples - correct, examples.min()
+    box = [(-14.0, 14.0), (0.0, 1.0)]
+    a = b = log = np.zeros(0)
+    for zoom in range(_ZOOMS):
+        logit, share = (
+            lo + (hi - lo) * (np.arange(_POINTS) + 0.5) / _POINTS for lo, hi in box
+        )
+        m = special.expit(logit)[:, None]
+        s = least * share / (1.0 - share)
+        a, b = (m * s).reshape(-1), ((1.0 - m) * s).reshape(-1)
+        log = np.zeros(len(a))
+        for c, w, k in zip(correct, wrong, times, strict=True):
+            log += k * (special.betaln(c + a, w + b) - special.betaln(a, b))
+        log = log.reshape(_POINTS, _POINTS) + np.log(m * (1.0 - m))  # dm / dlogit
+        log -= log.max()
+        if zoom < _ZOOMS - 1:
+            box = [
+                _closer(lo, hi, (log > -_FAR).any(axis=1 - axis))
+                for axis, (lo, hi) in enumerate(box)
+            ]
+    weight = np.exp(log).reshape(-1)
+    weight /= weight.sum()
+    kept = weight > _LIGHT
+    return a[kept], b[kept], weight[kept] / weight[kept].sum()
+
+
+def _closer(low: float, high: float, some: np.ndarray) -> tuple[float, float]:
+    """The cells that weigh something, and half a cell beyond."""
+    at, step = np.flatnonzero(some), (high - low) / len(some)
+    return (
+        max(low, low + (at[0] - 0.5) * step),
+        min(high, low + (at[-1] + 1.5) * step),
+    )
+
+
 def gaps(
     cells: Any,
     gap: Callable[[jax.Array], jax.Array],
@@ -255,6 +346,9 @@ def gaps(
       Gaps; ends nan with fewer than two clients that have a gap. Of a gap that is never
         negative the ends are quantiles of a figure that is biased upwards: the lower
         end being above 0 proves nothing.
+
+    Raises:
+      ValueError: on cells of another shape, no clients, or fewer than 100 replicates.
     """
     cells = np.asarray(cells)
     if cells.ndim != 4:
@@ -264,6 +358,7 @@ def gaps(
     level = _validate.in_open_interval("level", level, 0, 1, "0.95 is usual")
     _validate.integer_at_least("replicates", replicates, 100, "1000 is usual")
     m = len(cells)
+    _validate.integer_at_least("cells", m, 1, "give the counts of one client at least")
     rng = np.random.default_rng(seed)
     times = rng.multinomial(m, np.full(m, 1.0 / m), size=replicates).astype(float)
     times = np.concatenate([np.ones((1, m)), times])  # as seen, then replicates

@@ -37,6 +37,8 @@ from trustml import _validate, intervals
 
 _SHORTER = 1.0 - 1e-5  # float32 sums of squares; below it a gradient was shortened
 
+_ROUNDING = 1e-12  # sums in another order
+
 
 class Group(NamedTuple):
     """Of the examples of one group. NOT private.
@@ -45,9 +47,11 @@ class Group(NamedTuple):
       name: of the group.
       n: examples looked at.
       clipped_share: of them, with Wilson's interval.
-      kept_norm: with a bootstrap interval; nan where all gradients are 0.
+      kept_norm: with a bootstrap interval; nan where all gradients are 0, and its ends
+        where all keep the same share (as where none is clipped): others may not.
       mean_norm: of gradients before clipping, with Student's interval.
-      cosine: with a jackknife interval; its ends are nan with one block.
+      cosine: with a jackknife interval; its ends are nan with one block, or where
+        blocks are all alike.
       small: too few to judge.
     """
 
@@ -102,7 +106,8 @@ def measure(
       ClippingBias.
 
     Raises:
-      ValueError: on shapes that differ, or a norm that is not finite.
+      ValueError: on shapes that differ, a norm that is negative or not finite, a sum
+        that is not finite, or a group that is no integer or has no name.
     """
     norms, kept = (
         _validate.numbers_of(field, x)
@@ -128,6 +133,25 @@ def measure(
         value = f"{kept[bad[0]]:g} of {norms[bad[0]]:g}"
         cure = "leave such examples out"
         _validate.fail(f"kept[{bad[0]}]", value, "is not finite", cure)
+    for field, x in (("norms", norms), ("kept", kept)):
+        if (x < 0).any():
+            at = int(np.flatnonzero(x < 0)[0])
+            bound = "must be >= 0, as lengths are"
+            _validate.fail(f"{field}[{at}]", float(x[at]), bound, "give L2 norms")
+    if not np.issubdtype(group.dtype, np.integer):
+        bound = "are no integers 0..G-1"
+        _validate.fail("group", str(group.dtype), bound, "use groups.buckets")
+    if group.size and group.max() >= len(names):
+        at = int(np.argmax(group >= len(names)))
+        bound = f"has no name among {len(names)}"
+        cure = "give one name per group, or -1 to what counts nowhere"
+        _validate.fail(f"group[{at}]", int(group[at]), bound, cure)
+    for field, x in (("clipped", clipped), ("unclipped", unclipped)):
+        if not np.isfinite(x).all():
+            at = [int(i) for i in np.argwhere(~np.isfinite(x))[0]]
+            bound = "is not finite, and a sum must be"
+            cure = "leave examples without a finite gradient out"
+            _validate.fail(f"{field}{at}", float(x[tuple(at)]), bound, cure)
     found = []
     for g, name in enumerate(names):
         rows = group == g
@@ -159,7 +183,8 @@ def _kept(norms, kept, level, seed) -> intervals.Interval:
         total = norms.sum(axis=-1)
         return kept.sum(axis=-1) / np.where(total > 0, total, np.nan)
 
-    if norms.size < 2:
+    shares = kept[norms > 0] / norms[norms > 0]
+    if norms.size < 2 or np.ptp(shares) <= 1.0 - _SHORTER:
         return intervals.Interval(float(share(norms, kept)), np.nan, np.nan)
     return intervals.bootstrap(
         share, (norms, kept), level=level, seed=seed, vectorized=True
@@ -181,6 +206,8 @@ def _cosine(clipped_BP, unclipped_BP, level) -> intervals.Interval:
     if blocks < 2 or not np.isfinite(left).all():
         return intervals.Interval(value, np.nan, np.nan)
     se = np.sqrt((blocks - 1) * np.mean((left - left.mean()) ** 2))
+    if se <= _ROUNDING:
+        return intervals.Interval(value, np.nan, np.nan)
     half = float(stats.t.ppf((1 + level) / 2, blocks - 1) * se)
     return intervals.Interval(value, max(-1.0, value - half), min(1.0, value + half))
 

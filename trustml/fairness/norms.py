@@ -33,12 +33,15 @@ class Ratings(NamedTuple):
     """A table of rated words.
 
     Attributes:
-      columns: name of a norm -> word -> rating in [-1, 1].
+      columns: name of a norm -> word -> rating in [-1, 1], of words texts can hold.
       middle: name of a norm -> the rating that became 0.
+      unmatched: words of the table that no word of a text is ever equal to: of several
+        words, or with other letters than a to z.
     """
 
     columns: dict[str, dict[str, float]]
     middle: dict[str, float]
+    unmatched: tuple[str, ...]
 
 
 class Score(NamedTuple):
@@ -57,7 +60,8 @@ def read(path: str | os.PathLike[str], field: str) -> Ratings:
     """Reads a table with a column `word` and columns of numbers.
 
     The middle of a scale is taken to be halfway between its smallest and its largest
-    rating in the table.
+    rating in the table. Words are compared in lower case, as `polarity.words` splits
+    texts into them.
 
     Args:
       path: of a TSV, CSV or JSONL file with a header.
@@ -65,16 +69,23 @@ def read(path: str | os.PathLike[str], field: str) -> Ratings:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: no column `word`, no column of numbers, or a rating that is none.
+      ValueError: no column `word`, no column of numbers, a rating that is none, a word
+        with two ratings, or no word that a text can hold.
     """
     table = tables.read(path, field)
     tables.require(table, field, "word")
     names = [name for name in table.columns if name != "word"]
     if not names:
         _validate.fail(field, str(path), "has no column beside 'word'", "add ratings")
+    words = [str(row["word"]).strip().lower() for row in table.rows]
+    known = {word for word in words if polarity.words(word) == [word]}
+    if not known:
+        bound = "has no word of letters from a to z"
+        _validate.fail(field, str(path), bound, "rate words that texts can hold")
     columns, middle = {}, {}
     for name in names:
         raw: dict[str, float] = {}
+        line: dict[str, int] = {}
         for n, row in enumerate(table.rows):
             try:
                 rating = float(row[name])
@@ -82,15 +93,25 @@ def read(path: str | os.PathLike[str], field: str) -> Ratings:
                 rating = math.nan
             if not math.isfinite(rating):
                 raise table.error(n, f"has {name}={row[name]!r}; write a number.")
-            raw[str(row["word"]).lower()] = rating
+            word = words[n]
+            if raw.setdefault(word, rating) != rating:
+                bound = f"rates {word!r} {rating:g} in column {name!r}, which line "
+                raise table.error(
+                    n, f"{bound}{line[word]} rates {raw[word]:g}; keep one of them."
+                )
+            line.setdefault(word, table.lines[n])
         low, high = min(raw.values()), max(raw.values())
         if low == high:
             bound = f"rates every word alike in column {name!r}"
             _validate.fail(field, str(path), bound, "leave the column out")
         middle[name] = (low + high) / 2
         half = (high - low) / 2
-        columns[name] = {w: (r - middle[name]) / half for w, r in raw.items()}
-    return Ratings(columns, middle)
+        columns[name] = {
+            w: (r - middle[name]) / half for w, r in raw.items() if w in known
+        }
+    return Ratings(
+        columns, middle, tuple(dict.fromkeys(w for w in words if w not in known))
+    )
 
 
 def score(text: str, ratings: Mapping[str, float]) -> Score:

@@ -34,6 +34,8 @@ def gaps(rows: Sequence[Mapping[str, Any]], name: str = "gaps") -> str:
     if not rows:
         return ""
 
+    first = next((at for at, row in enumerate(rows) if _number(row["floor"])), 0)
+
     def draw(fig):
         ax = fig.add_subplot()
         for at, row in enumerate(rows):
@@ -45,7 +47,7 @@ def gaps(rows: Sequence[Mapping[str, Any]], name: str = "gaps") -> str:
                     color=drawing.PLAIN,
                     alpha=0.22,
                     linewidth=0,
-                    label="by chance, up to" if at == 0 else None,
+                    label="by chance, up to" if at == first else None,
                 )
             beyond = row["value"] > row["floor"]
             _dot(ax, at, row, drawing.SERIES[1] if beyond else drawing.PLAIN)
@@ -58,7 +60,9 @@ def gaps(rows: Sequence[Mapping[str, Any]], name: str = "gaps") -> str:
             fig.legend(handles, texts, loc="outside upper left", borderaxespad=0.2)
 
     alt = "Gaps between groups with intervals, beside what chance gives: " + "; ".join(
-        f"{row['name']} {row['value']:.3f}, chance {row['floor']:.3f}" for row in rows
+        f"{row['name']} {row['value']:.3f}"
+        + (f", chance {row['floor']:.3f}" if _number(row["floor"]) else "")
+        for row in rows
     )
     return drawing.svg(name, alt, draw, height=_FRAME + _ROW * len(rows) + 0.2)
 
@@ -196,6 +200,8 @@ def areas(rows: Sequence[Mapping[str, Any]], name: str = "areas") -> str:
 def against_epsilon(
     lines: Sequence[tuple[str, Sequence[tuple[float | None, Mapping[str, Any]]]]],
     name: str,
+    *,
+    level: str,
 ) -> str:
     """Accuracy of groups against epsilon, a line a group, with intervals.
 
@@ -203,6 +209,7 @@ def against_epsilon(
       lines: (group, points) each; a point is (epsilon, {'value', 'lo', 'hi', 'small'}),
         epsilon None without privacy, which stands at the right.
       name: of the figure, unique on its page.
+      level: of the intervals, such as '95%'.
     """
     budgets = sorted({e for _, points in lines for e, _ in points if e is not None})
     if not budgets:
@@ -245,7 +252,7 @@ def against_epsilon(
         ax.set_xlim(budgets[0] / 1.8, far * 2.2)
         ax.set_xlabel("\u03b5 spent (logarithmic; smaller is more private)")
         ax.yaxis.set_major_formatter(drawing.percent_axis)
-        ax.set_ylabel("test accuracy, 95% interval")
+        ax.set_ylabel(f"test accuracy, {level} interval")
         fig.legend(
             *ax.get_legend_handles_labels(),
             loc="outside upper left",

@@ -24,6 +24,11 @@ def aside(caption: str, made: str) -> str:
     return f"<details><summary>{html_lib.escape(caption)}</summary>{made}</details>"
 
 
+def level(report: Mapping[str, Any]) -> str:
+    """The level of intervals of the part on groups, such as '95%'."""
+    return f"{100 * (schema.number(report, 'fairness', 'level') or 0.95):g}%"
+
+
 def _columns(report, one: Attribute, key: str) -> list[tuple[str, Mapping[str, Any]]]:
     """(label of a run, its entry of the attribute) where the entry has `key`."""
     labels = schema.labels(report["runs"])
@@ -55,7 +60,8 @@ def accuracy(report, one: Attribute) -> str:
     shown = (points(gap) + _chance(gap["floor_95"], 100.0, 1) for gap in found)
     body.append(("gap", "", *shown))
     note = _note(
-        first, "In brackets: exact 95% intervals. Gap: best minus worst group."
+        first,
+        f"In brackets: exact {level(report)} intervals. Gap: best minus worst group.",
     )
     head = ("group", "n", *(label for label, _ in columns))
     return tables.table(head, body, f"Accuracy by {one['name']}", note)
@@ -82,8 +88,9 @@ def costs(report, one: Attribute, key: str) -> str:
     what = "Points of accuracy lost" if key == "fall" else "Excessive risk, nats"
     note = _note(
         first,
-        "Against no privacy on the same examples. In brackets: 95% intervals, each by "
-        "itself. Chance: shuffled groups stay below it in 95% of cases.",
+        f"Against no privacy on the same examples. In brackets: {level(report)} "
+        "intervals, each by itself. Chance: shuffled groups stay below it in 95% of "
+        "cases.",
     )
     head = ("group", *(label for label, _ in columns))
     return tables.table(head, body, f"{what}, by {one['name']}", note)

@@ -216,6 +216,7 @@ def _found(report, attributes: Sequence[Attribute], run) -> tuple[str, ...]:
 
 def _figures(report, one: Attribute, name: str) -> tuple[tuple[str, str, str], ...]:
     runs, labels = report["runs"], schema.labels(report["runs"])
+    level = group_tables.level(report)
     entries = [one["runs"][run["name"]] for run in runs]
     budgets = [schema.epsilon(run) if schema.is_private(run) else None for run in runs]
     lines = [
@@ -238,16 +239,16 @@ def _figures(report, one: Attribute, name: str) -> tuple[tuple[str, str, str], .
     return (
         (
             f"Accuracy by {one['name']} against \u03b5",
-            gaps.against_epsilon(lines, f"paid-{name}"),
-            "Test accuracy with exact 95% intervals, first model of each run. Groups "
-            "are moved apart sideways; hollow: too few to judge. The accuracy axis "
-            "does not begin at zero.",
+            gaps.against_epsilon(lines, f"paid-{name}", level=level),
+            f"Test accuracy with exact {level} intervals, first model of each run. "
+            "Groups are moved apart sideways; hollow: too few to judge. The accuracy "
+            "axis does not begin at zero.",
         ),
         (
             "Excessive risk",
             gaps.bars(bars, f"risk-{name}"),
             "By how much the mean loss of a group is larger than without privacy, with "
-            "95% intervals of a paired bootstrap. Pale: too few to judge.",
+            f"{level} intervals of a paired bootstrap. Pale: too few to judge.",
         ),
         (
             "Members found, by group",

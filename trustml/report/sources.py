@@ -5,8 +5,8 @@ nothing to draw.
 
 Example::
 
-    entry = {'value': .6, 'lo': .5, 'hi': .7}
-    row = {'name': 'atheism *', 'flagged': True, 'model': entry, 'people': entry}
+    entry = {'value': .6, 'lo': .5, 'hi': .7, 'flagged': False}
+    row = {'name': 'atheism *', 'model': entry, 'people': entry | {'flagged': True}}
     svg = sources.means([row], ('model', 'people'), label='sentiment', name='s',
                         band=(.55, .63))
 """
@@ -32,8 +32,8 @@ def means(
     """Means with intervals, one row a group, one marker a source.
 
     Args:
-      rows: `name`, `flagged`, and for each of `series` an entry with `value`, `lo` and
-        `hi`.
+      rows: `name`, and for each of `series` an entry with `value`, `lo`, `hi` and
+        `flagged`, whether there is too little to judge.
       series: names of two sources.
       label: of the axis.
       name: of the figure, unique on its page.
@@ -67,14 +67,15 @@ def means(
                 )
                 if value is None:
                     continue
-                color = drawing.MUTED if row["flagged"] else drawing.SERIES[k]
+                color = drawing.MUTED if row[one]["flagged"] else drawing.SERIES[k]
                 if lo is not None and hi is not None:
                     ax.plot([lo, hi], [at + shift] * 2, color=color, linewidth=1.4)
                 ax.plot([value], [at + shift], color=color, **look)
         ax.set_yticks(range(len(rows)), [row["name"] for row in rows])
         ax.set_ylim(len(rows) - 0.4, -0.6)
         ax.grid(visible=False, axis="y")
-        ax.set_xlabel(label)
+        # Under the whole figure: long names leave too little room under the axes.
+        fig.supxlabel(label, fontsize=10)
         drawing.legend(fig, ax)
 
     alt = f"{label} by group: " + "; ".join(

@@ -28,7 +28,7 @@ class GenerationSpec:
       scorer_steps: updates of each trained scorer; 0 = those of its recipe.
       scorer_limit: examples of each split that scorers see; 0 = all.
       ratings: TSV of word ratings with a column 'word'; '' leaves them out.
-      replicates: of bootstraps and of clusters dealt out anew.
+      replicates: of bootstraps and of noise floors.
       least: texts below which a group is flagged and left out of spreads.
       least_entities: entities below which it is.
       examples: texts shown of every domain, the most toxic and others; 0 shows none.
