@@ -179,6 +179,22 @@ def test_page_is_whole(page):
     assert len(page) < 400_000
 
 
+def test_the_level_of_intervals_is_the_one_they_have(report, page):
+    assert "Exact 95% intervals" in page and "ones. The figures of this" not in page
+    other = copy.deepcopy(report)
+    for run in other["runs"]:
+        run["test"]["level"] = 0.8
+    said = html.render(other)
+    for sentence in (
+        "Exact 80% intervals",
+        "with its 80% interval",
+        "exact 80% intervals",
+        "95% intervals, those of accuracies 80% ones. The figures of this",
+    ):
+        assert sentence in said
+    assert "Exact 95%" not in said and "its 95% interval" not in said
+
+
 def test_page_is_deterministic(report, page):
     assert html.render(copy.deepcopy(report)) == page
 

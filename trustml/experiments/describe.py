@@ -149,10 +149,12 @@ def _test(config, data, tested, baseline) -> dict[str, Any]:
     before = None if baseline is None else baseline.correct
     out: dict[str, Any] = {
         "accuracy": {"value": correct / n, "lo": lo, "hi": hi, "n": n},
+        "level": level,
         "majority_baseline": float(np.bincount(labels).max() / n),
     }
     if before is not None:
-        out["change"] = intervals.paired_change(before, tested.correct)._asdict()
+        change = intervals.paired_change(before, tested.correct, level)
+        out["change"] = change._asdict()
     by_class = groups.accuracy_by(
         tested.correct, labels, names=data.label_names, baseline=before, level=level
     )

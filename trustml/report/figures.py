@@ -175,7 +175,7 @@ def groups(runs: Runs, key: str, most: int = 16) -> str:
         ax.set_xlim(right=min(1.005, ax.get_xlim()[1]))
         ax.xaxis.set_major_formatter(drawing.percent_axis)
         ax.xaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-        ax.set_xlabel("test accuracy, 95% interval")
+        ax.set_xlabel(f"test accuracy, {schema.level(runs)} interval")
         drawing.legend(fig, ax)
 
     what = "class" if key == "per_class" else "length"
@@ -224,7 +224,7 @@ def utility(runs: Runs) -> str:
             )
         drawing.epsilon_axis(ax, [pair[0] for pair in pairs])
         ax.yaxis.set_major_formatter(drawing.percent_axis)
-        ax.set_ylabel("test accuracy, 95% interval")
+        ax.set_ylabel(f"test accuracy, {schema.level(runs)} interval")
 
     alt = "Test accuracy against epsilon: " + "; ".join(
         f"{names[run['name']]} {fmt.estimate(run['test']['accuracy'])}"
@@ -388,7 +388,7 @@ def frontier(points: Sequence[Mapping[str, Any]]) -> str:
             drawing.point(ax, point["epsilon"], point, look)
         drawing.epsilon_axis(ax, [p["epsilon"] for p in private])
         ax.yaxis.set_major_formatter(drawing.percent_axis)
-        ax.set_ylabel("test accuracy, 95% interval")
+        ax.set_ylabel("test accuracy with its interval")
 
     alt = "Test accuracy against epsilon: " + "; ".join(
         f"{p['name']} {fmt.estimate(p)}" for p in points

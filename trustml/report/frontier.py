@@ -30,9 +30,9 @@ from trustml.report import figures, fmt, schema, style, tables
 Points = Sequence[Mapping[str, Any]]
 HEAD = ("setting", "ε", "δ", "test accuracy", "seeds", "time per step", "frontier")
 NOTE = (
-    "In brackets: 95% intervals, over test examples for one seed, over seeds for "
-    "several. Choosing a setting by its accuracy uses the data once more; ε does not "
-    "count that."
+    "In brackets: intervals, over test examples for one seed (95% unless report.level "
+    "says otherwise), over seeds for several (95%). Choosing a setting by its accuracy "
+    "uses the data once more; ε does not count that."
 )
 
 

@@ -66,9 +66,14 @@ def page(report: Mapping[str, Any], cards: tuple[words.Card, ...], body: str) ->
         f"<title>{title}</title><style>{style.CSS}</style></head>\n<body>"
         f'<header><h1>{title}</h1><p class="lead">{_subtitle(report)}</p></header>\n'
         f"<main>{_cards(cards)}{body}</main>\n"
-        "<footer>In brackets stand 95% intervals. The figures of this page, in full, "
-        "are in report.json beside it.</footer></body></html>\n"
+        f"<footer>In brackets stand 95% intervals{_but(report)}. The figures of this "
+        "page, in full, are in report.json beside it.</footer></body></html>\n"
     )
+
+
+def _but(report: Mapping[str, Any]) -> str:
+    level = schema.level(report.get("runs") or ())
+    return "" if level == "95%" else f", those of accuracies {level} ones"
 
 
 def _subtitle(report: Mapping[str, Any]) -> str:
@@ -139,8 +144,9 @@ def _privacy(report: Mapping[str, Any], card: words.Card) -> str:
             figure(
                 "Accuracy against privacy",
                 figures.utility(runs),
-                "Test accuracy with its 95% interval; grey, the model without privacy. "
-                "The accuracy axis does not begin at zero." + _majority(runs),
+                f"Test accuracy with its {schema.level(runs)} interval; grey, the "
+                "model without privacy. The accuracy axis does not begin at zero."
+                + _majority(runs),
             ),
         ),
         (tables.privacy(runs),),
@@ -216,9 +222,9 @@ def _accuracy(report: Mapping[str, Any]) -> str:
 def _groups(report: Mapping[str, Any], card: words.Card) -> str:
     runs = report["runs"]
     caption = (
-        "Exact 95% intervals. Intervals of two models that overlap do not show that "
-        "the models are alike: the column “change” of the table compares them example "
-        "by example."
+        f"Exact {schema.level(runs)} intervals. That those of two models overlap does "
+        "not show that the models are alike: the column “change” of the table compares "
+        "them example by example."
     )
     return section(
         "Who is served worse",

@@ -1,8 +1,8 @@
 """What a report holds: the dictionary that `report.write` takes.
 
 Everything is optional except `runs` and each run's `name`; a missing part is shown as
-not measured. `{...}` with `value, lo, hi` is an estimate with its 95% interval, `n` its
-count.
+not measured. `{...}` with `value, lo, hi` is an estimate with its interval and `n` its
+count; those of `test` and `fairness` are at the level said there, others at 95%.
 
     title, command, created        str
     versions                       {'python': '3.11.9', 'jax': '0.10.2', ...}
@@ -35,6 +35,7 @@ count.
                                        {name, n, value, lo, hi[, small, change]}
                 class_gap, length_gap  fairness.groups.Gap as a dict
                 majority_baseline      accuracy of always naming the commonest class
+                level                  of its intervals; 0.95 where absent
               slot_f1                {value, lo, hi, n}: span F1, where slots are tagged
       membership                   attacks.membership.as_dict(result, epsilon=, delta=)
       membership_strong            the same of an attack by shadow models, with
@@ -49,6 +50,7 @@ count.
       nonfinite_examples           int: gradients that were nan or inf, clipped to zero
       fallback_leaves              int: parameters whose gradients were materialised
     fairness  who pays for privacy, where the data know groups of people:
+      level                        of its intervals; 0.95 where absent
       positive, seeds              label of the gaps; pairs of models behind the risks
       left_out                     list of str: what was not measured
       attributes                   list of {name, groups: names, runs: run name -> of}
@@ -186,6 +188,12 @@ def epsilon(run: Mapping[str, Any]) -> float | None:
     """Epsilon spent, or the target where the spent figure is missing."""
     spent = number(run, "epsilon_spent")
     return number(run, "epsilon_target") if spent is None else spent
+
+
+def level(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The level of the intervals of accuracies, such as '95%'."""
+    said = (number(run, "test", "level") for run in runs)
+    return f"{100 * next((x for x in said if x is not None), 0.95):g}%"
 
 
 def labels(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -186,7 +186,7 @@ def groups(runs: Runs, key: str) -> str:
             if any(row.get("change") for row in rows.values()):
                 cells.append(_change(rows.get(name, {})))
         body.append(cells)
-    note = "In brackets: exact 95% intervals."
+    note = f"In brackets: exact {schema.level(runs)} intervals."
     if "change" in head:
         note += (
             " Change: against no privacy on the same examples, in points; its "
