@@ -4,12 +4,12 @@ Source: data of Larson et al. 2016 (ProPublica), 7,214 people; features of Dress
 Farid 2018 (https://doi.org/10.1126/sciadv.aao5580), neither race nor sex among them.
 Needs $TRUSTML_DATA/compas.
 
-Result of one run, 2026-11-22, CPU (17 s of one core). The score, 5 or more, on
+Result of one run, 2026-11-22, CPU (23 s beside other work). The score, 5 or more, on
 everybody: false positive rates 44.8% of African-Americans and 23.5% of Caucasians
 (ProPublica's figures), 14.8% of Others; gap 30.1 points [21.8, 34.6], by chance up to
-8.4. The model (2,162 test people, AUC 0.755 [0.735, 0.775]) does much the same without
-having seen race: 35.2%, 19.3% and 17.6%; gap 17.6 points [7.9, 25.9], by chance up to
-14.9. Its largest gap is by age: 54.0% of those under 25, 6.4% of those over 45.
+8.4. The model (2,162 test people, AUC 0.755 [0.735, 0.776]) does much the same without
+having seen race: 31.6%, 17.5% and 16.2%; gap 15.4 points [6.2, 23.4], by chance up to
+14.5. Its largest gap is by age: 44.5% of those under 25, 5.8% of those over 45.
 
     bash launch/run.sh --config=configs/fairness_compas.py
     bash launch/run.sh --config=configs/fairness_compas.py:smoke
