@@ -429,9 +429,7 @@ def _through(algorithm, aggregator, stacked) -> lanes_lib.Program:
         )
         own = outcome.memory
         if not algorithm.personal_memory:  # a message that is no number is not sent
-            own = jax.tree.map(
-                lambda new, old: jnp.where(record.finite, new, old), own, memory[0]
-            )
+            own = base.where(record.finite, own, memory[0])
         record = _Kept(Record(outcome.record, record), message if stacked else ())
         summed = () if stacked else message
         return lanes_lib.Outcome(summed, (own, kept), record)
