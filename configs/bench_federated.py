@@ -49,6 +49,7 @@ def get_config(arg=""):
     config.seed = 0  # of parameters, sizes and draws
     config.learning_rate = 0.1  # of the clients' SGD; the server's is 1
     config.lanes = 0 if not smoke else 4  # L; 0 = probed, beside `also`
+    config.devices = 1  # that share the lanes; a CPU is cut into as many
     config.also = ()  # further L that are timed, such as (1, 4, 16)
     config.rounds = 5 if not smoke else 2  # repetitions; every way once in each
     config.seconds_per_sample = 0.5 if not smoke else 0.01  # short rounds are repeated

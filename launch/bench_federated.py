@@ -8,7 +8,9 @@ at the same batch size. `scan` and `loop` make as many plain SGD steps, in one c
 loop and with one dispatch for each; they shuffle nothing and sum nothing. `fedjax`
 fills the last batch of a client, and makes as many steps. Ours are whole rounds of
 `federated.rounds`, shuffled, scheduled, summed and applied; a round is not waited for
-before the next is prepared. One process, compilation apart, all ways once in every
+before the next is prepared. `config.devices=2` deals the lanes to two devices, each one
+core of a CPU with two; the other ways stay on the first, whose products use all cores.
+One process, compilation apart, all ways once in every
 repetition in rotating order; the least of the repetitions counts.
 
 Where the model convolves, `scan` and `loop` exist a second time with the rewritten
@@ -35,7 +37,7 @@ from ml_collections import config_flags
 
 from launch import bench_federated_peers as peers
 from launch import bench_scenes
-from trustml import rng
+from trustml import parallel, rng
 from trustml.experiments import lane_probe
 from trustml.federated import im2col, rounds, schedule, visits, weighting
 from trustml.federated.aggregation import chain
@@ -55,7 +57,7 @@ class Measured(NamedTuple):
     repetitions: int
 
 
-def federation(scene: bench_scenes.Scene, rate: float) -> lane_probe.Build:
+def federation(scene: bench_scenes.Scene, rate: float, devices) -> lane_probe.Build:
     """(candidate, population, narrowing=True) -> FedAvg over the scene's clients."""
 
     def build(candidate, population, narrowing=True):
@@ -73,17 +75,17 @@ def federation(scene: bench_scenes.Scene, rate: float) -> lane_probe.Build:
                 batch_size=scene.batch_size,
                 capacity=max(128, candidate.lanes),
                 group=candidate.group,
-                devices=jax.devices()[:1],
+                devices=devices,
             ),
         )
 
     return build
 
 
-def ours(scene: bench_scenes.Scene, made: rounds.Rounds) -> Way:
+def ours(scene: bench_scenes.Scene, made: rounds.Rounds, devices) -> Way:
     """Whole rounds in the lanes."""
     words = np.array([1, 2], np.uint32)
-    data = jax.tree.map(jnp.asarray, scene.columns)
+    data = placed(scene, devices)
     root, key_of = rng.root(0), jax.jit(rounds.round_key)
     state = made.init(scene.params, root)
 
@@ -105,6 +107,13 @@ def ours(scene: bench_scenes.Scene, made: rounds.Rounds) -> Way:
         return jax.block_until_ready(state.server)
 
     return run
+
+
+def placed(scene: bench_scenes.Scene, devices):
+    """The rows on every device."""
+    if len(devices) > 1:
+        return parallel.replicate(scene.columns, devices)
+    return jax.tree.map(jnp.asarray, scene.columns)
 
 
 def plain(scene: bench_scenes.Scene, loss: base.Loss, rate: float) -> tuple[Way, Way]:
@@ -146,14 +155,15 @@ def plain(scene: bench_scenes.Scene, loss: base.Loss, rate: float) -> tuple[Way,
     return scan, loop
 
 
-def utilization(scene: bench_scenes.Scene, lanes: int) -> float:
+def utilization(scene: bench_scenes.Scene, lanes: int, devices: int) -> float:
     """Mean useful share of the executed lane-steps, over random cohorts."""
     draw = np.random.default_rng(1)
     cut = -(-scene.sizes // scene.batch_size)
     found = []
     for _ in range(_COHORTS):
         some = draw.choice(len(cut), scene.cohorts.shape[1], replace=False)
-        found.append(schedule.make(cut[some], lanes=lanes).utilization)
+        made = schedule.make(cut[some], lanes=lanes, devices=devices)
+        found.append(made.utilization)
     return float(np.mean(found))
 
 
@@ -186,11 +196,12 @@ def run_scene(name: str, spec, config, say) -> dict[str, Any]:
     count = sum(x.size for x in jax.tree.leaves(scene.params))
     steps = float(np.mean([scene.steps(clients) for clients in scene.cohorts]))
     say(f"{name}: {count} parameters, {len(scene.sizes)} clients, {steps:.0f} steps")
-    build = federation(scene, config.learning_rate)
+    devices = parallel.devices(config.devices)
+    build = federation(scene, config.learning_rate, devices)
     example = jax.tree.map(lambda x: x[0], scene.columns)
     shapes = scene.params, example, jax.random.key(0)
     convolves = im2col.convolutions(scene.loss, *shapes) > 0
-    data = jax.tree.map(jnp.asarray, scene.columns)
+    data = placed(scene, devices)
     begin = time.perf_counter()
     timings = lane_probe.find(
         lane_probe.candidates(
@@ -214,7 +225,7 @@ def run_scene(name: str, spec, config, say) -> dict[str, Any]:
     tried = {chosen.lanes, *config.also}
     ways: dict[str, Way] = {
         f"lanes_{lanes}": ours(
-            scene, build(chosen._replace(lanes=lanes), len(scene.sizes))
+            scene, build(chosen._replace(lanes=lanes), len(scene.sizes)), devices
         )
         for lanes in sorted(tried)
     }
@@ -224,7 +235,7 @@ def run_scene(name: str, spec, config, say) -> dict[str, Any]:
         pair = plain(scene, rewritten, config.learning_rate)
         ways[SCAN + PRODUCTS], ways[LOOP + PRODUCTS] = pair
         ways["lanes_as_written"] = ours(
-            scene, build(chosen._replace(kernel="vmap"), len(scene.sizes))
+            scene, build(chosen._replace(kernel="vmap"), len(scene.sizes)), devices
         )
     if importlib.util.find_spec("fedjax"):
         ways["fedjax"] = peers.fedjax(scene, config.learning_rate)
@@ -242,7 +253,8 @@ def run_scene(name: str, spec, config, say) -> dict[str, Any]:
         "chosen": chosen._asdict(),
         "probe_seconds": spent,
         "utilization": {
-            str(lanes): utilization(scene, lanes) for lanes in sorted(tried | {16})
+            str(lanes): utilization(scene, lanes, len(devices))
+            for lanes in sorted(tried | {16})
         },
         "ways": {},
     }
@@ -260,7 +272,7 @@ def run_scene(name: str, spec, config, say) -> dict[str, Any]:
             f"{m.seconds / best:.2f} x as fast"
         )
     for lanes, share in entry["utilization"].items():
-        say(f"  utilization at L = {lanes}: {share:.3f}")
+        say(f"  utilization at L = {lanes} a device: {share:.3f}")
     return entry
 
 
@@ -275,6 +287,8 @@ def main(argv):
     if not scenes:
         names = ", ".join(config.scenes)
         raise app.UsageError(f"config.only={config.only!r} is in none of {names}.")
+    if config.devices > 1:  # before anything else asks JAX for its devices
+        jax.config.update("jax_num_cpu_devices", config.devices)
     start = time.perf_counter()
 
     def say(text):
@@ -285,6 +299,7 @@ def main(argv):
             "jax": jax.__version__,
             "backend": jax.default_backend(),
             "cores": os.cpu_count(),
+            "devices": config.devices,
             "machine": platform.machine(),
         },
         "command": " ".join(sys.argv),
