@@ -195,11 +195,8 @@ def test_the_level_of_intervals_is_the_one_they_have(report, page):
     assert "Exact 95%" not in said and "its 95% interval" not in said
 
 
-def test_steps_of_different_size_are_told(report, page):
-    assert "Steps differ in size" not in page
-    other = copy.deepcopy(report)
-    other["runs"][0]["expected_batch_size"] = 1024
-    assert "examples of a step 1,024 (no privacy), 64 (" in html.render(other)
+def test_what_arithmetic_is_counted_is_told(page):
+    assert "arithmetic for one microbatch and one update" in page
 
 
 def test_page_is_deterministic(report, page):

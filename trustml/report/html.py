@@ -12,7 +12,7 @@ Example::
 """
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from trustml.report import (
@@ -68,20 +68,6 @@ def page(report: Mapping[str, Any], cards: tuple[words.Card, ...], body: str) ->
         f"<main>{_cards(cards)}{body}</main>\n"
         f"<footer>In brackets stand 95% intervals{_but(report)}. The figures of this "
         "page, in full, are in report.json beside it.</footer></body></html>\n"
-    )
-
-
-def _unlike(runs: Sequence[Mapping[str, Any]]) -> str:
-    """A sentence where steps of different size stand side by side."""
-    names = schema.labels(runs)
-    sizes = {
-        names[run["name"]]: schema.number(run, "expected_batch_size") for run in runs
-    }
-    if len(set(sizes.values()) - {None}) < 2:
-        return ""
-    each = ", ".join(f"{n:,.0f} ({name})" for name, n in sizes.items() if n is not None)
-    return (
-        f" Steps differ in size, and arithmetic with them: examples of a step {each}."
     )
 
 
@@ -289,7 +275,9 @@ def _cost(report: Mapping[str, Any], card: words.Card) -> str:
                 "Time, memory and arithmetic",
                 figures.cost(runs),
                 "Time is measured after compilation; memory and arithmetic are the "
-                "compiler's own figures for one step." + _unlike(runs),
+                "compiler's own figures, arithmetic for one microbatch and one update. "
+                "A private update draws noise for every parameter, which weighs most "
+                "where a batch reaches few of them, as with embeddings.",
             ),
         ),
         (tables.cost(runs),),

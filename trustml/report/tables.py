@@ -207,7 +207,7 @@ def cost(runs: Runs) -> str:
         ("compilation", "compile_seconds", seconds),
         ("training in all", "wall_seconds", seconds),
         ("temporary memory", "peak_temp_bytes", _bytes),
-        ("arithmetic per step (FLOPs)", "flops", lambda v: f"{v:.3g}"),
+        ("arithmetic, microbatch and update (FLOPs)", "flops", lambda v: f"{v:.3g}"),
     )
     rows = []
     for title, key, form in kinds:
