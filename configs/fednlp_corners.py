@@ -1,8 +1,8 @@
 """FedNLP's confound in an hour: 2 x 2 optimizers, fewer rates, one task at full size.
 
-Source: Lin et al. 2022 (arXiv 2104.08815), who give AdamW to the clients with FedOpt and
-SGD with FedAvg: two things change at once. Here both change alone. The tasks are those
-of `configs/fednlp_{classification,tagging,qa,seq2seq}.py`, whose own sweeps have
+Source: Lin et al. 2022 (arXiv 2104.08815), who give AdamW to the clients with FedOpt
+and SGD with FedAvg: two things change at once. Here both change alone. The tasks are
+those of `configs/fednlp_{classification,tagging,qa,seq2seq}.py`, whose own sweeps have
 momentum, Yogi, FedProx and three partitions besides.
 
 Each of the four cells tries six pairs of rates on the validation split, chosen around
@@ -26,8 +26,8 @@ TASKS = {
     "classification": fednlp_classification,
 }
 SHARED = 0.005  # the one client learning rate of FedNLP's rule
-CLIENT = {"sgd": (SHARED, 0.2, 1.0), "adamw": (0.001, SHARED, 0.03)}
-SERVER = {"sgd": (0.1, 1.0), "adam": (0.01, 0.1)}
+CLIENT = {"sgd": (SHARED, 1.0, 5.0), "adamw": (0.001, SHARED, 0.03)}
+SERVER = {"sgd": (0.3, 1.0), "adam": (0.01, 0.1)}
 RULE = (("sgd", "sgd"), ("adamw", "adam"))
 
 
