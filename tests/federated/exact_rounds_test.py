@@ -85,7 +85,6 @@ def bits(layout, count, data_dir):
     for number in range(count):
         if layout[-1] and number == count // 2:
             state = jax.tree.map(np.array, jax.device_get(state))
-            source.close()
             made, source = start(layout, data_dir)
         who = np.random.default_rng(number).permutation(CLIENTS)[:COHORT]
 
@@ -99,7 +98,6 @@ def bits(layout, count, data_dir):
         key = jax.random.fold_in(jax.random.key(1), number)
         state, info = made.run(state, key, chosen, place)
         assert int(info.clamped) == 0
-    source.close()
     leaves = [*jax.tree.leaves(state.server), *jax.tree.leaves(state.memory)]
     return b"".join(np.asarray(x).tobytes() for x in leaves)
 

@@ -53,13 +53,9 @@ def test_rows_are_those_of_the_store(tmp_path, resident, mapped):
     source = feed.open(held, max_lengths={"tokens": 4}, resident=resident)
     assert source.resident == resident
     numbers = np.random.default_rng(1)
-    ahead = numbers.integers(0, 700, 20)
-    for size in (0, 1, 20, 300, 900, 20):
-        rows = ahead
-        ahead = numbers.integers(0, 700, size)  # repeats, in any order
-        source.prefetch(ahead if size != 300 else rows)  # 300 comes unannounced
+    for size in (20, 0, 1, 20, 300, 900):
+        rows = numbers.integers(0, 700, size)  # repeats, in any order
         _equal(_batch(source.place(rows)), _wanted(whole, rows))
-    source.close()
 
 
 def test_chunks_have_few_lengths():
@@ -73,23 +69,6 @@ def test_chunks_have_few_lengths():
     # Rows asked for twice are there once.
     data, index = source.place(np.array([5, 3, 5, 5]))
     assert index.tolist() == [1, 0, 1, 1]
-    source.close()
-
-
-def test_what_was_prefetched_is_not_read_again(monkeypatch):
-    gathered, gather = [], feed._gather
-    monkeypatch.setattr(
-        feed, "_gather", lambda *args: gathered.append(1) or gather(*args)
-    )
-    source = feed.open(_held(), names=["label"], resident=False)
-    rows = np.arange(30)
-    for times in (1, 2):
-        source.prefetch(rows)
-        source.prefetch(rows)
-        placed = source.place(rows)
-        assert len(gathered) == times
-        _equal(_batch(placed), {"label": _held().columns["label"][:30]})
-    source.close()
 
 
 def test_resident_if_it_fits():
@@ -106,7 +85,6 @@ def test_resident_if_it_fits():
             memory_fraction=fraction,
         )
         assert asked.resident == fits
-        asked.close()
 
 
 def test_more_rows_than_an_index_can_tell(monkeypatch):
@@ -114,22 +92,19 @@ def test_more_rows_than_an_index_can_tell(monkeypatch):
     monkeypatch.setattr(feed, "_MOST_ROWS", 699)
     streamed = feed.open(held, names=["label"], free_bytes=10**9)
     assert not streamed.resident
-    streamed.close()
     with pytest.raises(ValueError, match="resident=False"):
         feed.open(held, names=["label"], resident=True)
 
 
-def test_an_error_of_the_loader_reaches_the_caller(monkeypatch):
+def test_an_error_of_the_disk_reaches_the_caller(monkeypatch):
     source = feed.open(_held(), names=["label"], resident=False)
 
     def broken(*_):
         raise OSError("disk")
 
     monkeypatch.setattr(feed, "_gather", broken)
-    source.prefetch(np.arange(3))
     with pytest.raises(OSError, match="disk"):
         source.place(np.arange(3))
-    source.close()
 
 
 def test_wide_types():
@@ -186,4 +161,3 @@ def test_wrong_rows_are_refused(resident, row):
     source = feed.open(_held(), names=["label"], resident=resident)
     with pytest.raises(ValueError, match="from 0 to 699"):
         source.place(np.array([0, row]))
-    source.close()

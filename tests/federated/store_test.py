@@ -261,7 +261,6 @@ else:
         cohort = np.random.default_rng(number).choice(clients, 200, shuffle=False)
         order.positions(words, number, cohort, sizes[cohort], 0)
         data, index = source.place(store.rows(held, cohort))
-    source.close()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps(peak))
 """

@@ -12,7 +12,6 @@ Example::
     federate.run(config.from_config_dict(cfg), pathlib.Path('runs/a'))
 """
 
-import contextlib
 import pathlib
 from typing import Any, NamedTuple
 
@@ -220,8 +219,7 @@ def fit(
         name="federate",
     )
     guarded = device_loss.explained(saver, "round", lambda: last)
-    with contextlib.ExitStack() as open_until_done, out, guarded:
-        open_until_done.callback(source.close)
+    with out, guarded:
         for number in range(first, total):
             if number == first or now.period != number * calendar.periods // total:
                 now = holding(number * calendar.periods // total)

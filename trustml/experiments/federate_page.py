@@ -221,7 +221,6 @@ def by_client(task: task_lib.Task, trained: Any, kind: str) -> Clients:
     if trained.personal is not None:
         own = accuracies(trained.personal, trained.memory)
         own = np.where(trained.trained_in > 0, own, np.nan)
-    source.close()
     return Clients(server, own, sizes, N_MIN if sizes.max() >= N_MIN else 1)
 
 

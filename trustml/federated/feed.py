@@ -3,9 +3,10 @@
     data, index = feed.place(rows);    batch = {name: take(data[name], index)}
 
 Resident: every column goes to the device once, `data` is the columns and `index` the
-rows themselves, so that a round sends integers only. Streamed: a loader thread gathers
-the cohort's rows into one flat chunk, and `index` points into that; ask for the next
-round's rows with `prefetch` while this one runs, and two chunks exist at a time.
+rows themselves, so that a round sends integers only. Streamed: the cohort's rows are
+gathered into one flat chunk, and `index` points into that. A round is not waited for
+before the next is prepared, so that a chunk is gathered while the one before is
+computed on, and two exist at a time.
 Both give the same values, hence the same bits; only what `index` counts differs.
 
 A chunk holds each row once, sorted, however often it is asked for (epochs, refilled
@@ -23,13 +24,10 @@ Dimension key: N examples, R rows asked for, L tokens, P rows of a chunk.
 Example::
 
     source = feed.open(held, max_lengths={'tokens': 80})
-    source.prefetch(next_rows)
     data, index = source.place(rows)
     batch = {name: column[index] for name, column in data.items()}
-    source.close()
 """
 
-import concurrent.futures
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -54,15 +52,11 @@ class Feed(NamedTuple):
     Attributes:
       place: rows int[R] -> (columns on the device [N or P, ...], index int32[R] of
         NumPy).
-      prefetch: rows int[R] -> None; starts to gather what `place` is asked for next.
-      close: ends the loader thread.
       resident: True if the columns are on the device.
       bytes: what all columns take on the device.
     """
 
     place: Callable[[Any], tuple[Data, np.ndarray]]
-    prefetch: Callable[[Any], None]
-    close: Callable[[], None]
     resident: bool
     bytes: int
 
@@ -140,16 +134,14 @@ def _resident(columns, lengths, count, size, put) -> Feed:
     def place(rows):
         return data, _checked(rows, count).astype(np.int32)
 
-    return Feed(place, lambda rows: None, lambda: None, True, size)
+    return Feed(place, True, size)
 
 
 def _streamed(columns, lengths, count, size, put) -> Feed:
-    loader = concurrent.futures.ThreadPoolExecutor(1, "trustml-feed")
-    ahead: list[tuple[np.ndarray, concurrent.futures.Future]] = []
     longest = [_LEAST_CHUNK]
 
-    def load(rows):
-        distinct, index = np.unique(rows, return_inverse=True)
+    def place(rows):
+        distinct, index = np.unique(_checked(rows, count), return_inverse=True)
         while longest[0] < len(distinct):
             longest[0] *= 2
         # Never written to again: on a CPU the device may share this memory.
@@ -158,18 +150,7 @@ def _streamed(columns, lengths, count, size, put) -> Feed:
             flat.release(column)
         return put(chunk), index.astype(np.int32)
 
-    def prefetch(rows):
-        rows = _checked(rows, count).copy()
-        if not (ahead and np.array_equal(ahead[0][0], rows)):
-            ahead[:] = [(rows, loader.submit(load, rows))]
-
-    def place(rows):
-        rows = _checked(rows, count)
-        if ahead and np.array_equal(ahead[0][0], rows):
-            return ahead.pop()[1].result()
-        return loader.submit(load, rows).result()
-
-    return Feed(place, prefetch, lambda: loader.shutdown(), False, size)
+    return Feed(place, False, size)
 
 
 def _column(store: stores.ClientStore, name: str) -> flat.Column:

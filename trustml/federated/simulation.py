@@ -199,31 +199,28 @@ def _rounds(begin, numbers, public, key_of, max_examples):
     sizes = store.sizes(held)
     words = jax.random.key_data(rng.step_key(rng.stream(public, "data"), 0))
     source = feed.open(held, put=lambda tree: parallel.replicate(tree, devices))
-    try:
-        for number in numbers:
-            cohort, selected = selector.select(selected, number)
-            members = cohort.clients
-            count = sizes[members].astype(np.int64)
-            chosen = rounds_lib.Chosen(
-                members,
-                count if max_examples is None else np.minimum(count, max_examples),
-                rule.of(members, count),
-                rule.total,
-            )
-            place = visits.placed(
-                source.place,
-                words,
-                number,
-                members,
-                count,
-                starts=held.offsets[members],
-                limit=max_examples,
-            )
-            state, info = made.run(state, key_of(number), chosen, place)
-            if selector.listens:
-                loss = np.asarray(info.records().algorithm.loss)
-                seconds = info.steps.astype(float)
-                selected = selector.observe(selected, number, members, loss, seconds)
-            yield number, state, info
-    finally:
-        source.close()
+    for number in numbers:
+        cohort, selected = selector.select(selected, number)
+        members = cohort.clients
+        count = sizes[members].astype(np.int64)
+        chosen = rounds_lib.Chosen(
+            members,
+            count if max_examples is None else np.minimum(count, max_examples),
+            rule.of(members, count),
+            rule.total,
+        )
+        place = visits.placed(
+            source.place,
+            words,
+            number,
+            members,
+            count,
+            starts=held.offsets[members],
+            limit=max_examples,
+        )
+        state, info = made.run(state, key_of(number), chosen, place)
+        if selector.listens:
+            loss = np.asarray(info.records().algorithm.loss)
+            seconds = info.steps.astype(float)
+            selected = selector.observe(selected, number, members, loss, seconds)
+        yield number, state, info
