@@ -416,6 +416,14 @@ REFUSED = {
         },
         "optimizer.weight_decay=0.1 has no effect",
     ),
+    "SCAFFOLD by medians": (
+        {
+            "federated__algorithm": "scaffold",
+            "federated__weighting": "uniform",
+            "federated__robust": "median",
+        },
+        "federated.robust='median' takes of messages what clients remember",
+    ),
     "FedNova by signs": (
         {"federated__algorithm": "fednova", "federated__compression": "sign"},
         "federated.compression='sign' takes a message for one direction",

@@ -72,6 +72,15 @@ def test_the_files_of_other_splits_count(here):
         train.run(config, here / "run")
 
 
+def test_a_damaged_report_is_named(here):
+    config = make_config(path="ok.tsv")
+    finish(config, here / "run", digest=build.dataset(config).digest)
+    path = here / "run" / "report.json"
+    path.write_text(path.read_text()[:9])
+    with pytest.raises(ValueError, match=r"run/report.json' is damaged \(Untermin"):
+        train.run(config, here / "run")
+
+
 def test_what_has_no_file_or_no_record_returns_at_once(here, monkeypatch):
     """A built-in data set; a report of the time before digests were recorded."""
     monkeypatch.setattr(build, "dataset", None)

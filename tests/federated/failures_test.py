@@ -213,10 +213,8 @@ def test_ifca_does_not_choose_a_model_without_numbers(broken):
     np.testing.assert_allclose(state.server.params[1], said, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["feddyn", "ditto"])
-def test_an_aborted_round_is_not_remembered_but_by_what_is_personal(name):
-    algorithm = {**ALGORITHMS, "ditto": DITTO}[name]()
-    one = Federation(algorithm, compression.top_k(0.4), robust.krum(1))
+def test_an_aborted_round_is_not_remembered_but_by_what_is_personal():
+    one = Federation(DITTO(), compression.top_k(0.4), robust.krum(1))
     before, info = one.run(one.start())
     assert not bool(info.aggregate.aborted)
     assert np.any(before.memory[0]) and np.any(jax.tree.leaves(before.memory[1])[0])
@@ -225,11 +223,34 @@ def test_an_aborted_round_is_not_remembered_but_by_what_is_personal(name):
     assert bool(info.aggregate.aborted)
     equal(after.memory[1], before.memory[1])
     equal(after.server.params, before.server.params)
-    if name == "ditto":
-        assert np.any(after.memory[0] != before.memory[0], axis=1).all()
-    else:
-        equal(after.memory[0], before.memory[0])
-        equal(after.server.control, before.server.control)
+    assert np.any(after.memory[0] != before.memory[0], axis=1).all()
+
+
+def test_a_model_of_ones_own_survives_a_round_of_nan():
+    one = Federation(DITTO())
+    before, _ = one.run(one.start())
+    after, info = one.run(before, centres=with_nan([2]))
+    said = info.records().aggregator.finite
+    assert not said[2] and np.delete(said, 2).all()
+    equal(after.memory[0][2], before.memory[0][2])
+    last, info = one.run(after)
+    assert info.records().aggregator.finite.all() and np.isfinite(last.memory[0]).all()
+
+
+@pytest.mark.parametrize("name", ["ditto", "mimelite"])
+def test_who_made_no_step_sent_nothing_that_is_no_number(name):
+    one = Federation({**ALGORITHMS, "ditto": DITTO}[name]())
+    state, data = one.start(), {"b": jnp.asarray(CENTRES)}
+    sizes = np.ones(K, int)
+    sizes[1] = 0
+    chosen = rounds.Chosen(np.arange(K), sizes, np.ones(K))
+    _, info = one.made.run(
+        state,
+        jax.random.key(0),
+        chosen,
+        lambda handed: (data, np.repeat(np.arange(K), handed)),
+    )
+    assert info.records().aggregator.finite.all()
 
 
 def test_neither_order_nor_devices_show_in_who_shares_masks_with_whom():

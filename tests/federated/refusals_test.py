@@ -8,8 +8,14 @@ import pytest
 
 from tests.federated import worlds
 from trustml import parallel
-from trustml.federated import rounds, weighting
-from trustml.federated.aggregation import chain, clipping, compression, robust
+from trustml.federated import refusals, rounds, weighting
+from trustml.federated.aggregation import (
+    chain,
+    clipping,
+    compression,
+    robust,
+    secure,
+)
 from trustml.federated.aggregation import weighting as links
 from trustml.federated.algorithms import (
     averaging,
@@ -118,6 +124,55 @@ def test_what_takes_a_message_for_one_vector_refuses_figures_beside_it(name, ben
         make(BESIDE[name], BENT[bent], exact=False)
     make(BESIDE[name], exact=False)
     make(FEDAVG, BENT[bent], exact=False)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+@pytest.mark.parametrize("bent", ["clipped", "median"])
+def test_what_clients_remember_in_full_is_not_cut_on_the_way(name, bent):
+    # Clipped for a while, SCAFFOLD and FedDyn rested far from the minimiser for ever.
+    with pytest.raises(ValueError, match="takes of messages what clients remember"):
+        make(FAIR[name], BENT[bent], exact=False)
+    make(FAIR[name], BENT["top k"], exact=False)
+
+
+def test_weights_above_those_of_a_lattice():
+    rule, later = (
+        weighting.horvitz_thompson(np.ones(8), np.full(8, p)) for p in (0.5, 0.1)
+    )
+    parts = clipping.clip(0.1), links.of(rule)
+    lattice = secure.modular_sum(2.0**-16, max_clients=16, size=3)
+    for found in (parts, (*parts, lattice)):
+        aggregator = chain.chain(*found)
+        who = np.arange(8)
+        chosen = rounds.Chosen(who, np.ones(8, int), later.of(who, None), 1.0)
+        if len(found) == 2:
+            refusals.divisor(aggregator, chosen, chosen.weights)
+            continue
+        with pytest.raises(ValueError, match="which noise and secure sums are made"):
+            refusals.divisor(aggregator, chosen, chosen.weights)
+
+
+def test_a_cohort_of_those_whom_the_rule_gives_nothing():
+    chosen = rounds.Chosen(np.arange(2), np.ones(2, int), np.zeros(2))
+    rule = weighting.hajek(np.array([0.0, 0.0, 1.0]), np.full(3, 1 / 3))
+    kind = chain.chain(links.of(rule))
+    assert refusals.divisor(kind, chosen, chosen.weights) == 1.0
+    with pytest.raises(ValueError, match="are zero for all 2 clients"):
+        refusals.divisor(chain.chain(), chosen, chosen.weights)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"numbers": np.array([0.0, 1.7])},
+        {"sizes": np.array([1, -1])},
+        {"sizes": np.array([1.0, 2.5])},
+    ],
+)
+def test_numbers_and_sizes_are_whole(changed):
+    chosen = rounds.Chosen(np.arange(2), np.ones(2, int), np.ones(2))
+    with pytest.raises(ValueError, match=f"{[*changed][0]}=.* integers >= 0"):
+        refusals.check_cohort(chosen._replace(**changed), population=8, private=False)
 
 
 @pytest.mark.parametrize(

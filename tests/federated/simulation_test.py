@@ -9,15 +9,17 @@ import pytest
 from tests.federated import worlds
 from trustml import rng
 from trustml.federated import (
+    quotas,
     selection,
     simulation,
     store,
     user_privacy,
+    utility,
     weighting,
 )
 from trustml.federated.aggregation import chain, clipping, dp
 from trustml.federated.aggregation import weighting as links
-from trustml.federated.algorithms import averaging, buffered
+from trustml.federated.algorithms import averaging, buffered, control
 from trustml.privacy import correlated_noise
 
 
@@ -27,8 +29,11 @@ def held(world):
     return store.from_arrays(world.data, owners, client_keys=keys)
 
 
-def rounds_of(world, selector, count=5, **settings):
-    algorithm = averaging.fedavg(worlds.loss, optax.sgd(0.3), optax.sgd(1.0))
+ONE = optax.sgd(1.0)
+FEDAVG = averaging.fedavg(worlds.loss, optax.sgd(0.3), ONE)
+
+
+def rounds_of(world, selector, count=5, algorithm=FEDAVG, **settings):
     return list(
         simulation.run(
             world.params,
@@ -54,31 +59,74 @@ def test_it_learns_and_repeats_itself():
     jax.tree.map(np.testing.assert_array_equal, *final)
 
 
-def test_a_second_call_goes_on_with_other_noise():
-    world = worlds.make()
-    selector = selection.poisson(selection.probabilities.uniform(), 3.0, seed=2)
+SCAFFOLD = control.scaffold(worlds.loss, learning_rate=0.3, server=optax.sgd(1.0))
+
+
+def test_a_second_call_goes_on_and_leaves_the_state_as_it_was():
+    world, selector = worlds.make(), selection.uniform(3, seed=2)
+    whole = rounds_of(world, selector, 4, algorithm=SCAFFOLD)
+    half = rounds_of(world, selector, 2, algorithm=SCAFFOLD)[-1][1]
+    for _ in range(2):
+        rest = rounds_of(world, selector, 4, algorithm=SCAFFOLD, state=half)
+        assert [number for number, _, _ in rest] == [2, 3]
+        jax.tree.map(np.testing.assert_array_equal, rest[-1][1], whole[-1][1])
+
+
+def test_a_promise_is_for_one_call():
+    world, selector = worlds.make(), selection.uniform(3.0, seed=2)
     settings = {"aggregator": private(weighting.mean(3.0)), "noise": rng.root(0)}
-    whole = rounds_of(world, selector, 4, **settings)
-    (_, half, _) = rounds_of(world, selector, 2, **settings)[-1]
-    rest = rounds_of(world, selector, 4, state=half, first=2, **settings)
-    assert [number for number, _, _ in rest] == [2, 3]
-    for (_, one, _), (_, other, _) in zip(whole[2:], rest, strict=True):
-        jax.tree.map(
-            np.testing.assert_array_equal, one.server.params, other.server.params
-        )
+    half = rounds_of(world, selector, 2, **settings)[-1][1]
+    with pytest.raises(ValueError, match="round 2' goes on, and the promise is for"):
+        rounds_of(world, selector, 4, state=half, **settings)
+    for listening in (False, True):
+        chosen = utility.oort(3, seed=0) if listening else selector
+        said = "what oort heard" if listening else "rounds=2 must be >= 3"
+        with pytest.raises(ValueError, match=said):
+            rounds_of(world, chosen, 2 + listening, state=half)
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"first": 2}, "first=2 goes on from a state, and none is given"),
-        ({"max_examples": -3}, "max_examples=-3"),
-        ({"max_examples": 0}, "max_examples=0"),
-    ],
-)
-def test_what_cannot_go_on_says_so(settings, said):
-    with pytest.raises(ValueError, match=said):
-        rounds_of(worlds.make(), selection.uniform(5, seed=1), **settings)
+def test_a_promise_of_discrete_noise_is_by_rdp_where_none_is_named():
+    rule = weighting.mean(3.0)
+    parts = clipping.clip(1.0), links.of(rule), dp.discrete(2.0, size=8)
+    asked = held(worlds.make()), selection.uniform(3.0, seed=0), chain.chain(*parts)
+    found = simulation.promise(*asked, rounds=4, delta=1e-3)
+    assert found.accountant == "rdp" and 0 < found.epsilon_as_run < np.inf
+
+
+@pytest.mark.parametrize("most", [-3, 0])
+def test_examples_of_a_client_are_one_or_more(most):
+    with pytest.raises(ValueError, match=f"max_examples={most}"):
+        rounds_of(worlds.make(), selection.uniform(5, seed=1), max_examples=most)
+
+
+def test_a_trace_has_room_for_its_largest_cohort():
+    rows = {"x": np.ones((200, 1), np.float32)}
+    trace = quotas.trace([[0], [1], list(range(150))])
+    made = simulation.run(
+        np.zeros(1, np.float32),
+        store.from_arrays(rows, np.arange(200)),
+        averaging.fedavg(
+            lambda p, row, key: ((p - row["x"]) ** 2).sum(), optax.sgd(0.1), ONE
+        ),
+        trace,
+        rounds=3,
+        batch_size=1,
+        jit=jax.jit,
+        lanes=1,
+        narrowing=False,
+        devices=jax.devices()[:1],
+    )
+    assert [len(info.steps) for _, _, info in made] == [1, 1, 150]
+
+
+@pytest.mark.parametrize("make", [utility.power_of_choice, utility.oort])
+def test_clients_without_a_number_are_asked_last(make):
+    world = worlds.make()
+    world.data["x"][: world.sizes[0]] = np.nan
+    options = {"candidates": len(world.sizes)} if "power" in make.__name__ else {}
+    made = rounds_of(world, make(1, seed=0, **options), 3 * len(world.sizes))
+    asked = [info.records().aggregator.finite.all() for _, _, info in made]
+    assert asked.count(False) == 1
 
 
 def test_a_capacity_of_ones_own():

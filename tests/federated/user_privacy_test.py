@@ -190,3 +190,24 @@ def test_discrete_noise_is_accounted_by_rdp():
     assert rdp > 1.02 * tight
     with pytest.raises(ValueError, match="rdp"):
         user_privacy.account(claim, delta=1e-3)
+
+
+def test_discrete_noise_stays_discrete_where_others_fill_up():
+    selector = sized_coins()
+    state = selector.init(np.arange(1, 61))
+    release = link.Release("discrete", 1.0, 1.0)
+    claim = user_privacy.of_release(selector, state, release, 10)
+    after = user_privacy.after_availability(
+        claim, by_data=False, fills_up=True, noise_multiplier=1.0, rounds=10
+    )
+    assert after.event.event == claim.event.event.event  # without its coins
+    with pytest.raises(ValueError, match="rdp"):
+        user_privacy.account(after, delta=1e-3)
+
+
+def test_discrete_noise_asks_for_coins_by_the_selectors_name():
+    selector = selection.fixed_size(5, seed=0)
+    release = link.Release("discrete", 1.0, 1.0)
+    state = selector.init(np.ones(20, int))
+    with pytest.raises(ValueError, match="selection='fixed_size' has no bound with"):
+        user_privacy.of_release(selector, state, release, 10)

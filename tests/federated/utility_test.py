@@ -74,14 +74,25 @@ def test_oort_explores_first_and_exploits_later():
     assert set(unseen) == {1}
 
 
-def test_reports_that_are_no_numbers_change_nothing():
+def test_who_reports_no_numbers_is_asked_after_all_others():
     selector = utility.oort(3, seed=0)
     state = reported(selector, np.full(8, 1.5), round=2)
     after = selector.observe(
         state, 6, np.array([0, 1, 2, 3]), [np.nan, np.inf, -1.0, 0.5], np.ones(4)
     )
-    assert after.observed.loss[:4].tolist() == [1.5, 1.5, 1.5, 0.5]
-    assert after.observed.last[:4].tolist() == [2, 2, 2, 6]
+    np.testing.assert_array_equal(
+        after.observed.loss[:4], np.float32([np.nan, np.nan, np.nan, 0.5])
+    )
+    assert after.observed.last[:4].tolist() == [6, 6, 6, 6]
+    # Five others hold data; 0, 1 and 2 come where these are too few.
+    for count, broken in ((3, 0), (4, 0), (5, 1), (7, 3)):
+        for many in (
+            utility.oort(count, seed=0),
+            utility.power_of_choice(count, candidates=7, seed=0),
+        ):
+            known = many.init(SIZES)._replace(observed=after.observed)
+            clients = many.select(known, 7)[0].clients
+            assert len(clients) == count and np.isin(clients, [0, 1, 2]).sum() == broken
     # The state before is as it was.
     assert state.observed.loss[3] == 1.5
     with pytest.raises(ValueError, match="one for each client"):

@@ -56,7 +56,14 @@ def check_data(
     path = workdir / "report.json"
     if not config.data.path or not path.exists():
         return
-    there = schema.get(json.loads(path.read_text()), "data", "digest")
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{str(path)!r} is damaged ({error}); delete {str(workdir)!r} and start "
+            "anew."
+        ) from error
+    there = schema.get(found, "data", "digest")
     if there is None:  # of the time before it was recorded
         return
     here = digest_of(config) if digest_of else build.dataset(config).digest

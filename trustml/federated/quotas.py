@@ -216,7 +216,7 @@ def trace(cohorts: Sequence[npt.ArrayLike]) -> selection.Selector:
         lambda state: (
             f"given lists of {len(lists)} rounds, {mean:g} clients on average"
         ),
-    )
+    )._replace(most=max(len(ids) for ids in lists))
 
 
 def _most_visits(lists: Sequence[np.ndarray], rounds: int) -> int:

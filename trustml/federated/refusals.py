@@ -45,8 +45,9 @@ def check_parts(
       ValueError: where the aggregator adds noise, and the algorithm tells the server
         more than a message, or sums are exact; where sums are exact, and messages have
         no bound, or are put together by a rule that follows the order of rows; where
-        the algorithm needs other weights, sends more than a direction through links
-        that know of directions only, or was made for other clients.
+        the algorithm needs other weights, remembers what a link takes away, sends more
+        than a direction through links that know of directions only, or was made for
+        other clients.
     """
     if aggregator.release is not None and algorithm.reveals:
         raise ValueError(
@@ -72,6 +73,13 @@ def check_parts(
         )
         cure = "leave that link out, or use averaging.fedavg"
         _validate.fail("aggregator", aggregator.bends, bound, cure)
+    if algorithm.fair and aggregator.loses:
+        bound = (
+            "takes of messages what clients remember in full, and what the server "
+            "keeps beside the model would no longer be the mean of theirs"
+        )
+        cure = "leave that link out, or use averaging.fedavg"
+        _validate.fail("aggregator", aggregator.loses, bound, cure)
     if not exact:
         return
     # A message of P coordinates gains gamma sqrt(P) / 2 of L2 norm by rounding. Its
@@ -110,6 +118,11 @@ def check_cohort(
       remembers: whether clients have a memory, of which there is one.
     """
     numbers, m = np.asarray(chosen.numbers), len(chosen.numbers)
+    for name in ("numbers", "sizes"):
+        value = np.asarray(getattr(chosen, name))
+        if len(value) and (value.dtype.kind not in "iu" or value.min() < 0):
+            bound = "must be integers >= 0"
+            _validate.fail(name, f"{value.dtype} from {value.min():g}", bound)
     for name in ("sizes", "weights", "arrived"):
         value = getattr(chosen, name)
         if value is not None and np.shape(value) != (m,):
@@ -143,14 +156,16 @@ def divisor(aggregator: chain.Aggregator, chosen: Any, used: np.ndarray) -> floa
         bound = f"of rule {rule.name!r} must be finite and >= 0"
         cure = "0 leaves a client out"
         _validate.fail(f"weights[{wrong[0]}]", float(weights[wrong[0]]), bound, cure)
-    most = None if aggregator.release is None else rule.s_max
+    most = aggregator.most
     largest = float(weights.max(initial=0.0))
     if most is not None and largest > most * (1 + 1e-9):
-        bound = f"must be at most {most:g}, which the noise is made for"
+        bound = f"must be at most {most:g}, which noise and secure sums are made for"
         cure = "make the chain with the rule whose weights are largest"
         _validate.fail("weights", largest, bound, cure)
     if rule.total is None:
-        if not largest and np.any(np.asarray(chosen.sizes) > 0):
+        # A Hajek rule may give 0 to many, and a cohort hold only these.
+        lost = not largest and rule.name != "hajek"
+        if lost and np.any(np.asarray(chosen.sizes) > 0):
             bound = f"of rule {rule.name!r} are zero for all {len(weights)} clients"
             _validate.fail("weights", 0.0, bound, "give one of them a weight")
         return float(used.sum()) or 1.0

@@ -349,7 +349,7 @@ def make(
             for kept, rows, new in zip((trained, sent), memory, fresh, strict=True):
                 jax.tree.map(_write(numbers, kept), rows, new)
         info = Info(
-            lambda: _records(swept, sound | ~busy),
+            lambda: _records(swept, sound, busy),
             swept.steps,
             swept.utilization,
             clamped,
@@ -400,10 +400,10 @@ def _rows_where(kept, values):
     return out
 
 
-def _records(swept, sound):
-    """`Record` of clients, who are finite where they were in both sweeps."""
+def _records(swept, sound, busy):
+    """`Record` of clients, who are finite where they were in both sweeps, or idle."""
     record = sweep.of_clients(swept, swept.records.record)
-    both = record.aggregator.finite & sound
+    both = (record.aggregator.finite & sound) | ~busy
     return record._replace(aggregator=record.aggregator._replace(finite=both))
 
 
@@ -428,7 +428,12 @@ def _through(algorithm, aggregator, stacked) -> lanes_lib.Program:
             jax.random.fold_in(key, _AGGREGATOR),
         )
         own = outcome.memory
-        if not algorithm.personal_memory:  # a message that is no number is not sent
+        if algorithm.personal_memory:  # a model that is no number is not kept
+            leaves = [jnp.isfinite(x).all() for x in jax.tree.leaves(own)]
+            sound = jnp.stack([jnp.array(True), *leaves]).all()
+            own = base.where(sound, own, memory[0])
+            record = record._replace(finite=record.finite & sound)
+        else:  # a message that is no number is not sent
             own = base.where(record.finite, own, memory[0])
         record = _Kept(Record(outcome.record, record), message if stacked else ())
         summed = () if stacked else message

@@ -135,6 +135,7 @@ class Selector(NamedTuple):
       seed: 128-bit integer; save it with the run. None where nothing is drawn.
       secret: True where the seed came from the OS.
       apart: rounds from one visit of a client to its next, at least.
+      most: clients of the largest cohort, where that is known; else 0.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Selector(NamedTuple):
     seed: int | None
     secret: bool
     apart: int = 1
+    most: int = 0
 
 
 def uniform(cohort: float, *, seed: int | None = None) -> Selector:

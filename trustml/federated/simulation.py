@@ -48,10 +48,12 @@ def run(
     epochs: int = 1,
     max_examples: int | None = None,
     state: rounds_lib.State | None = None,
-    first: int = 0,
     **settings: Any,
 ) -> Iterator[tuple[int, rounds_lib.State, rounds_lib.Info]]:
     """An iterator of (number of the round, state after it, what it was like).
+
+    Clients' memories are written in place: of several states that were kept, only the
+    last one's memory is what it was.
 
     Args:
       params: the model at the start.
@@ -66,31 +68,24 @@ def run(
       aggregator: what becomes of messages; their weighted mean where None.
       seed: of order and dropout.
       noise: `rng.Root` of the aggregator's noise, where it adds any. A second call with
-        the same root adds the same noise again, which then hides nothing: go on by
-        `state` and `first`, or pass a new root.
+        the same root adds the same noise again, which then hides nothing: pass a new
+        one, and count the rounds of both calls.
       lanes: L.
       epochs: passes of a client over its examples.
       max_examples: of a client, in a round.
-      state: what an earlier call ended with, to go on from; `params` and `noise` are
-        then those of that call.
-      first: number of the first round, to go on with; rounds before it are not made.
+      state: the last state of an earlier call, to go on from with the round after;
+        `rounds` counts both, and `params` is not read. The other arguments should be
+        those of that call. Not with noise, whose promise is for the rounds of one call.
       settings: others of `rounds.Settings`.
 
     Raises:
       ValueError: when called, for whatever is out of bounds, or where the aggregator
         adds noise that promises nothing in this run; see `promise`.
     """
-    if (state is None) != (first == 0):
-        bound = "goes on from a state, and" + (
-            " none is given" if first else " has one"
-        )
-        _validate.fail("first", first, bound, "give both, or neither")
+    first = 0 if state is None else _made(state)
     if first and selector.listens:
-        bound = (
-            f"follows what {selector.name} heard in the rounds before, which is lost"
-        )
-        cure = "make all rounds in one call"
-        _validate.fail("first", first, bound, cure)
+        bound = f"goes on, and what {selector.name} heard before is lost"
+        _validate.fail("state", f"round {first}", bound, "make all rounds in one call")
     if max_examples is not None:
         _validate.integer_at_least("max_examples", max_examples, 1, "None takes all")
     if jax.tree.leaves(algorithm.given) and algorithm.first is None:
@@ -98,8 +93,8 @@ def run(
             "algorithm tells clients what a simulation does not know, such as the "
             "staleness of FedBuff; make its rounds with rounds.make and Chosen.given."
         )
-    least = _validate.integer_at_least("first", first, 0) + 1
-    total = _validate.integer_at_least("rounds", rounds, least, "a round is the least")
+    cure = "a round is the least" if state is None else "the state has made the others"
+    total = _validate.integer_at_least("rounds", rounds, first + 1, cure)
     if unknown := sorted(set(settings) - set(rounds_lib.Settings._fields)):
         known = ", ".join(rounds_lib.Settings._fields)
         _validate.fail("settings", unknown[0], f"is none of {known}")
@@ -111,12 +106,17 @@ def run(
         even = weighting_lib.mean() if algorithm.fair else weighting_lib.by_data()
         aggregator = chain.chain(weighting.of(weights or even))
     if aggregator.release is not None:
+        if state is not None:
+            bound = "goes on, and the promise is for the rounds of one call"
+            cure = "make all rounds in one call"
+            _validate.fail("state", f"round {first}", bound, cure)
         _claim(held, selector, aggregator, total)
     if aggregator.release is not None and noise is None:
         cure = "pass noise=rng.root(), whose key comes from the operating system"
         _validate.fail("noise", None, "leaves the aggregator's noise without one", cure)
     devices = settings.pop("devices", None) or parallel.devices()
-    places = rounds_lib.capacity(selector.cohort, len(sizes), lanes=lanes)
+    expected = max(selector.cohort, selector.most)
+    places = rounds_lib.capacity(expected, len(sizes), lanes=lanes)
     made = rounds_lib.make(
         algorithm,
         aggregator,
@@ -134,7 +134,11 @@ def run(
     selected = selector.init(sizes)
     for number in range(first):  # what it has drawn so far
         _, selected = selector.select(selected, number)
-    state = made.init(params, noise) if state is None else state
+    if state is None:
+        state = made.init(params, noise)
+    else:  # memory is written in place, and this one is the caller's
+        memory = jax.tree.map(np.array, state.memory)
+        state = state._replace(memory=memory)
     public, key_of = rng.root(seed), jit(rounds_lib.round_key)
     begin = _First(held, selector, selected, aggregator.rule, made, state, devices)
     numbers = range(first, total)
@@ -148,7 +152,7 @@ def promise(
     *,
     rounds: int,
     delta: float,
-    accountant: str = "pld",
+    accountant: str = "",
 ) -> user_privacy.UserPrivacy:
     """What `run` with these arguments promises each client; for `user_privacy.explain`.
 
@@ -158,7 +162,7 @@ def promise(
       aggregator: with noise.
       rounds: how many.
       delta: of the promise.
-      accountant: 'pld' or 'rdp'.
+      accountant: 'pld' or 'rdp'; '' takes what the noise has a bound by, PLD first.
 
     Raises:
       ValueError: where the aggregator adds no noise, the selector has no event, persons
@@ -170,7 +174,15 @@ def promise(
             "aggregator", "chain", "adds no noise and promises nothing", cure
         )
     claim = _claim(held, selector, aggregator, rounds)
-    return user_privacy.account(claim, delta=delta, accountant=accountant)
+    usual = "rdp" if aggregator.release.kind == "discrete" else "pld"
+    return user_privacy.account(claim, delta=delta, accountant=accountant or usual)
+
+
+def _made(state: rounds_lib.State) -> int:
+    if not hasattr(state.server, "round"):
+        bound = "does not count rounds in a field `round`, and cannot go on"
+        _validate.fail("state.server", type(state.server).__name__, bound)
+    return int(state.server.round)
 
 
 def _claim(held, selector, aggregator, rounds) -> selection.Claim:

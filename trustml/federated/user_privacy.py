@@ -32,7 +32,7 @@ https://arxiv.org/abs/2307.10187 (individual sampling rates).
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dp_accounting
 import numpy as np
@@ -217,6 +217,10 @@ def of_release(
             relation=Relation.REPLACE_SPECIAL, adjacency=selection.ZERO_OUT
         )
     if release.kind == "discrete":  # PLD knows no discrete Gaussian; RDP bounds it
+        if not discrete_gaussian.bounded(claim.event):
+            bound = "has no bound with discrete Gaussian noise"
+            cure = "use selection.uniform, or dp.central"
+            _validate.fail("selection", selector.name, bound, cure)
         return claim._replace(event=discrete_gaussian.discrete(claim.event))
     if release.rounds is None:
         return claim
@@ -347,9 +351,13 @@ def after_availability(
         )
     if isinstance(claim, selection.NoEvent) or not fills_up or not claim.amplified:
         return claim
-    gaussian = dp_accounting.GaussianDpEvent(noise_multiplier)
+    inner: Any = claim.event
+    while hasattr(inner, "event"):
+        inner = inner.event
+    if not isinstance(inner, discrete_gaussian.DiscreteGaussianDpEvent):
+        inner = dp_accounting.GaussianDpEvent(noise_multiplier)
     return selection.Claim(
-        dp_accounting.SelfComposedDpEvent(gaussian, rounds),
+        dp_accounting.SelfComposedDpEvent(inner, rounds),
         Relation.REPLACE_SPECIAL,
         selection.ZERO_OUT,
         1.0,

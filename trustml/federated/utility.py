@@ -52,6 +52,8 @@ _EXPLORED, _DECAY, _LEAST = 0.9, 0.98, 0.2
 class Observed(NamedTuple):
     """What clients reported last; NaN and -1 where they never did. NOT private.
 
+    NaN beside a round: asked then, and the report was no number.
+
     Attributes:
       loss: float32[K].
       seconds: float32[K].
@@ -90,10 +92,12 @@ def power_of_choice(
 
     def draw(state: selection.State, numbers: np.random.Generator, round: int):
         found = coins.systematic(numbers, state.prepared)
-        loss = state.observed.loss[found]
-        # Ties, such as of all who never reported, are broken by chance.
+        known: Observed = state.observed
+        loss = known.loss[found]
+        unknown = np.where(known.last[found] < 0, np.inf, -np.inf)
+        # Ties, such as of all who were never asked, are broken by chance.
         order = np.lexsort(
-            (numbers.random(len(found)), -np.where(np.isnan(loss), np.inf, loss))
+            (numbers.random(len(found)), -np.where(np.isnan(loss), unknown, loss))
         )
         return found[order[:cohort]], np.full(cohort, np.nan)
 
@@ -140,18 +144,26 @@ def oort(
 
     def draw(state: selection.State, numbers: np.random.Generator, round: int):
         known: Observed = state.observed
-        seen = np.flatnonzero((known.last >= 0) & (state.sizes > 0))
-        unseen = np.flatnonzero((known.last < 0) & (state.sizes > 0))
+        asked, holds = known.last >= 0, state.sizes > 0
+        mute = np.isnan(known.loss)
+        seen = np.flatnonzero(asked & ~mute & holds)
+        unseen = np.flatnonzero(~asked & holds)
+        broken = np.flatnonzero(asked & mute & holds)
         epsilon = max(_EXPLORED * _DECAY**round, _LEAST)
         exploit = min(int(cohort * (1 - epsilon)), len(seen))
-        # Who is missing on one side is taken on the other.
-        exploit = max(exploit, cohort - len(unseen))
-        explored = coins.successive(
-            numbers, state.sizes[unseen].astype(np.float64), cohort - exploit
-        )
+        # Who is missing on one side is taken on the other, and last from the broken.
+        exploit = min(max(exploit, cohort - len(unseen)), len(seen))
+        fresh = min(cohort - exploit, len(unseen))
+
+        def by_size(clients, count):
+            weights = state.sizes[clients].astype(np.float64)
+            return clients[coins.successive(numbers, weights, count)]
+
+        explored = by_size(unseen, fresh)
         scores = score(known, state.sizes, seen, round, preferred_seconds, alpha)
         picked = _pick(numbers, scores, exploit)
-        clients = np.concatenate([unseen[explored], seen[picked]])
+        rest = by_size(broken, cohort - exploit - fresh)
+        clients = np.concatenate([explored, seen[picked], rest])
         return clients, np.full(cohort, np.nan)
 
     return selection.make(
@@ -206,8 +218,8 @@ def observe(
       state: before.
       round: of the report.
       clients: who reports; may be fewer than the cohort.
-      loss: float[m] >= 0. A report that is not finite, or negative, is left out: what
-        was known of the client before stays.
+      loss: float[m] >= 0. Where a report is not finite, or negative, the loss of that
+        client counts as unknown, and it is asked again after all others.
       seconds: float[m].
 
     Raises:
@@ -221,9 +233,9 @@ def observe(
     good = np.isfinite(loss) & (loss >= 0)
     known: Observed = state.observed
     out = Observed(known.loss.copy(), known.seconds.copy(), known.last.copy())
-    out.loss[clients[good]] = loss[good]
-    out.seconds[clients[good]] = seconds[good]
-    out.last[clients[good]] = round
+    out.loss[clients] = np.where(good, loss, np.nan)
+    out.seconds[clients] = np.where(good, seconds, np.nan)
+    out.last[clients] = round
     return state._replace(observed=out)
 
 

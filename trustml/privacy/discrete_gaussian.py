@@ -197,6 +197,17 @@ def sample_laplace(
     return np.concatenate(kept)
 
 
+def bounded(event: Any) -> bool:
+    """Whether `discrete` of this event has a bound."""
+    if isinstance(event, dp_accounting.ComposedDpEvent):
+        return all(bounded(e) for e in event.events)
+    while isinstance(
+        event, dp_accounting.SelfComposedDpEvent | dp_accounting.PoissonSampledDpEvent
+    ):
+        event = event.event
+    return isinstance(event, dp_accounting.GaussianDpEvent)
+
+
 def discrete(event: Any) -> Any:
     """The event with discrete Gaussian releases for its Gaussian ones."""
     if isinstance(event, dp_accounting.ComposedDpEvent):

@@ -28,6 +28,7 @@ AVAILABILITIES = ("bernoulli", "diurnal")
 _UNIFORM = ("scaffold", "feddyn", "qffl", "afl")
 _NO_SERVER = ("feddyn", "qffl")  # their server's step is a part of their rule
 _MORE_THAN_DIRECTIONS = ("fednova", "qffl", "afl")
+_REMEMBERED = ("scaffold", "feddyn")  # clients' memories have to add up to theirs
 _SGD_ONLY = ("scaffold", "fednova", "qffl", "pfedme", "apfl")
 
 
@@ -220,6 +221,12 @@ class FederatedSpec:
                 _validate.fail(
                     f"federated.{field}", getattr(self, field), bound, "set it to ''"
                 )
+        if self.robust and self.algorithm in _REMEMBERED:
+            bound = (
+                "takes of messages what clients remember in full with "
+                f"federated.algorithm={self.algorithm!r}"
+            )
+            _validate.fail("federated.robust", self.robust, bound, "set it to ''")
         if self.compression == "quantize" and self.bits > 16:
             bound = "must be at most 16, which are quantised"
             _validate.fail("federated.bits", self.bits, bound, "set compression=''")

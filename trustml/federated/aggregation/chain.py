@@ -69,6 +69,10 @@ class Aggregator(NamedTuple):
         '' where none does.
       bends: the first link that makes of one message, or of a stack of them, what no
         weighted mean would (clipping, compression, a robust rule); '' where none does.
+      loses: the first that takes of messages what is never sent later (clipping, a
+        robust rule); '' where none does.
+      most: the largest weight that the noise, or the lattice of a secure sum, is made
+        for; None where neither is there.
       explain: () -> the chain in words, a line for each link.
     """
 
@@ -83,6 +87,8 @@ class Aggregator(NamedTuple):
     explain: Callable[[], str]
     ordered: str = ""
     bends: str = ""
+    loses: str = ""
+    most: float | None = None
 
 
 def chain(*links: Any) -> Aggregator:
@@ -180,12 +186,16 @@ def chain(*links: Any) -> Aggregator:
         release=None if noise is None else noise.release(bounds(before)),
         explain=explain,
         ordered=next((one.label for one in links if one.ordered), ""),
-        bends=next((one.label for one in links if _bends(one)), ""),
+        bends=next(
+            (one.label for one in links if one.stage == "compress" or _loses(one)), ""
+        ),
+        loses=next((one.label for one in links if _loses(one)), ""),
+        most=weight.rule.s_max if noise or (collect and collect.fixed_norm) else None,
     )
 
 
-def _bends(one: link.Link) -> bool:
-    return one.stage in ("clip", "compress", "clip again") or one.robust
+def _loses(one: link.Link) -> bool:
+    return one.stage in ("clip", "clip again") or one.robust
 
 
 def _completed(links: list[Any]) -> list[link.Link]:
