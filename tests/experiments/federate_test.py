@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from trustml import config as config_lib
+from trustml import intervals
 from trustml.experiments import (
     absence,
     build,
@@ -60,6 +61,12 @@ def test_end_to_end(tmp_path):
     text = page.read_text()
     assert "What is optimised" in text and "not private" in text
     assert federate.run(config(train__steps=30, federated__cohort=10), tmp_path) == page
+
+
+def test_clients_in_tenths_have_the_level_that_is_asked_for():
+    own, sizes = np.random.default_rng(0).beta(8, 2, 100), np.arange(1, 101)
+    found = federate_page.deciles(sizes, own, np.ones(100), 0.8)[0]["accuracy"]
+    assert found == intervals.mean(own[:10], 0.8, bounds=(0, 1))._asdict()
 
 
 @pytest.mark.slow

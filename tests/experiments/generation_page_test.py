@@ -72,7 +72,10 @@ def test_a_source_is_flagged_by_itself():
     spec, scores = config.generation, {"toxicity": one}
     table = generation_sections._groups(spec, "race", scores, "")
     assert "toxicity: a *<" in table and "toxicity: b<" in table
-    assert generation_measure._flag(spec, 1, 1) == "1 text, 1 entity"
+    assert generation_measure._flag(spec, np.array([1, 0])) == "1 text, 1 entity"
+    one = np.array([100, *[1] * 9])
+    assert generation_measure._flag(spec, one) == "one entity with most texts"
+    assert generation_measure._flag(spec, np.array([48, *[4] * 13])) == ""
 
 
 def test_nothing_judged_is_not_nothing_beyond_chance():

@@ -44,6 +44,17 @@ def test_thresholds_are_tested_on_other_people():
     assert recall == {"M": 0.5, "F": 1.0, "neutral": 1.0}
 
 
+def test_texts_without_a_vector_are_not_judged_and_not_counted():
+    """All neutral texts that are judged are called women, whatever the others are."""
+    table = {word: _TABLE[word] for word in ("he", "she")}
+    table["queen"] = table["she"]
+    known = items_of("he", "she", "queen", *["zzz"] * 9, entities=40)
+    found = text_polarity.fitted(known, table, seed=0)
+    assert found.figures["recall"]["neutral"] == 0.0 and found.withheld
+    assert found.figures["left_out"] == 360
+    assert "; 360 sentences without a vector are left out" in found.quality
+
+
 def test_a_side_that_is_not_seen_withholds_the_score():
     """'him' has no vector, so that texts about men look as those about nobody."""
     known = items_of("him and a chair", "she and a chair", "a chair", entities=9)

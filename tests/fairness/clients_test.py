@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from trustml.fairness import clients, counts, gaps
 
@@ -98,6 +98,28 @@ def test_posteriors_are_those_of_a_fine_grid(c, n):
             else:  # the grid of 17 x 17 is good to a few thousandths
                 assert below == pytest.approx(q, abs=0.006)
         assert found.shrunk_lo[k] <= found.shrunk[k] <= found.shrunk_hi[k]
+
+
+@pytest.mark.parametrize("p", [0.6, 0.7, 0.8, 0.9])
+def test_posteriors_of_much_data_depend_little_on_where_it_lies(p):
+    """The same luck everywhere; against 800 values of m around p, and 400 shares."""
+    n = np.full(20, 1000.0)
+    c = np.round(n * p + np.array([-1, 1] * 10) * np.sqrt(1000 * p * (1 - p)))
+    logit = np.log(p / (1 - p)) + np.linspace(-0.8, 0.8, 800)
+    m, share = np.meshgrid(1 / (1 + np.exp(-logit)), (np.arange(400) + 0.5) / 400)
+    s = 1000 * share / (1 - share)
+    a, b = m * s, (1 - m) * s
+    log = np.log(m * (1 - m))
+    for x in np.unique(c):
+        log = log + 10 * (special.betaln(x + a, 1000 - x + b) - special.betaln(a, b))
+    weight = np.exp(log - log.max())
+    weight /= weight.sum()
+    found, lo, hi = clients.posterior(c, n)
+    for x, shrunk in zip(c[:2], found[:2], strict=True):
+        assert shrunk == pytest.approx(
+            (weight * (x + a) / (1000 + a + b)).sum(), abs=2e-4
+        )
+    assert np.ptp(found) < 0.45 * np.ptp(c / n)
 
 
 def test_one_client_says_little():

@@ -62,6 +62,15 @@ def test_a_single_cluster_has_the_error_that_others_foretell():
     assert np.isfinite(found.df).all()
 
 
+def test_no_more_degrees_of_freedom_than_there_are():
+    rng = np.random.default_rng(0)
+    for sizes in ([2, 1, 1, 1], [3, 3], [10] * 4):
+        group = np.repeat(np.arange(len(sizes)), sizes)
+        sums = rng.normal(size=len(group))
+        found = cluster_errors.moderated(sums, np.ones(len(group), int), group)
+        assert found.df.max() <= sum(sizes) - len(sizes)
+
+
 def test_nothing_varies():
     found = cluster_errors.moderated(
         np.array([1.0, 2.0, 2.0]), np.array([1, 1, 1]), np.array([0, 1, 1])

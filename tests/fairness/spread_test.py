@@ -224,6 +224,32 @@ def test_chance_alone_is_seldom_beyond_chance():
     assert spread.over_groups(strong).largest.value > 5
 
 
+def test_few_clusters_seldom_find_an_effect():
+    beyond = []
+    for seed in range(200):
+        groups, scores = [0, 0, 1, 2, 3], np.random.default_rng(seed).normal(size=5)
+        found = spread.tally(scores, [f"g{g}" for g in groups], list("abcde"))
+        beyond.append(spread.over_groups(found, replicates=199).largest.p_value <= 0.05)
+    assert np.mean(beyond) < 0.1  # .41 where more was known than there was
+
+
+def test_scale_and_clusters_without_a_score_change_nothing():
+    scores, groups, clusters = table(1)
+    found = spread.tally(scores, groups, clusters)
+    small = spread.tally(1e-14 * scores, groups, clusters)
+    ps = [spread.over_groups(one).largest.p_value for one in (found, small)]
+    assert ps[0] == ps[1] < 1
+    more = spread.tally(
+        [*scores, *[np.nan] * 50],
+        [*groups, *["g0"] * 50],
+        [*clusters, *map(str, range(50))],
+    )
+    of, other = spread.means(found), spread.means(more)
+    np.testing.assert_array_equal(of.lo, other.lo)
+    np.testing.assert_array_equal(of.hi, other.hi)
+    assert other.clusters.tolist() == of.clusters.tolist()
+
+
 def test_groups_that_do_not_count_are_as_if_not_there():
     scores, groups, clusters = table(groups=4)
     kept = np.array([True, False, True, True])
@@ -254,8 +280,9 @@ def test_a_source_against_another():
     cut = spread.means(found, bounds=(-0.1, 0.1))
     assert (cut.lo >= -0.1).all() and (cut.hi <= 0.1).all() and (cut.lo == -0.1).any()
     short = spread.tally(scores[:-9], groups[:-9], clusters[:-9])
-    with pytest.raises(ValueError, match="is a cluster of one source alone"):
-        spread.differences(found, short)
+    for both, name in (((found, short), "first"), ((short, found), "second")):
+        with pytest.raises(ValueError, match=f"{name}=.* is a cluster of one source"):
+            spread.differences(*both)
 
 
 def test_wrong_calls_are_refused():

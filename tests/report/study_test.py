@@ -75,6 +75,12 @@ def test_the_page_escapes_and_keeps_its_numbers(tmp_path):
         study.write(tmp_path, frame, (), (), numbers={"title": 1})
 
 
+def test_the_footer_has_the_level_of_the_run():
+    for level, said in ((0.8, "80%"), (0.975, "97.5%"), (0.95, "95%"), (None, "95%")):
+        page = study.render({"title": "t", "level": level}, (), ())
+        assert f"In brackets stand {said} intervals, but where another" in page
+
+
 def test_intervals_in_cells():
     assert leaks.heading(0.5, 0.4, 0.6) == "0.500 [0.400, 0.600]"
     assert leaks.heading(None, None, None) == leaks.share(float("nan"), 0, 1) == "–"

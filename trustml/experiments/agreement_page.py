@@ -273,7 +273,7 @@ def _table(config, found) -> study.Section:
                 fmt.scientific(one["p_holm"]),
             )
         )
-    level = fmt.percent(config.report.level, 0)
+    level = f"{100 * config.report.level:g}%"
     caption = f"Correlations over {found[0]['n']} models, {level} intervals"
     note = (
         "Corrected for noise: divided by the root of both reliabilities and cut to "

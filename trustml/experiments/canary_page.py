@@ -147,7 +147,7 @@ def _once(one: Found) -> words.Card:
         f"most {found.ceiling:.1f}; that of models without it "
         f"{found.absent_median:.1f}, and of another code {found.decoy_median:.1f}.",
         f"Seed by seed the secret gains {_bits(found)} bits over its control "
-        f"(median, {found.level:.0%} interval).",
+        f"(median, {100 * found.level:g}% interval).",
     )
     question = "Is a text that occurs rarely safe?"
     tone = "warn" if leaks else "plain"

@@ -276,6 +276,7 @@ def frame(
             "model": config.model.name,
             "params": sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)),
         },
+        "level": config.report.level,
     }
 
 

@@ -259,7 +259,7 @@ def _area_of(interval) -> str:
 
 def methods(config, positive: str, found) -> tuple[str, ...]:
     """How it was measured, a sentence each."""
-    spec, level = config.fairness, f"{config.report.level:.0%}"
+    spec, level = config.fairness, f"{100 * config.report.level:g}%"
     splits = fmt.listed(list(spec.splits))
     said = [
         f"Everything is about the {splits} split; positive is \u2018{positive}\u2019, "

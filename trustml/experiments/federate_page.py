@@ -75,7 +75,7 @@ def write(
     statistics = partitions.summary.of_counts(counts)
     own = by_client(task, trained, data.kind)
     total = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(trained.params))
-    strata = deciles(sizes, own.server, trained.taken)
+    strata = deciles(sizes, own.server, trained.taken, level)
     apart = personalised(own)
     spread = client_inequality.measure(own.server, own.examples, data.kind, level)
     found = {
@@ -224,11 +224,13 @@ def by_client(task: task_lib.Task, trained: Any, kind: str) -> Clients:
     return Clients(server, own, sizes, N_MIN if sizes.max() >= N_MIN else 1)
 
 
-def deciles(sizes: np.ndarray, own: np.ndarray, taken: np.ndarray) -> list[dict]:
+def deciles(
+    sizes: np.ndarray, own: np.ndarray, taken: np.ndarray, level: float = 0.95
+) -> list[dict]:
     """Clients in order of size, in ten parts: their sizes, accuracy, rounds."""
     out = []
     for part in evaluation.by_activity(sizes, np.isfinite(own), _STRATA):
-        mean = intervals.mean(own[part], bounds=(0, 1))
+        mean = intervals.mean(own[part], level, bounds=(0, 1))
         out.append(
             {
                 "clients": len(part),

@@ -28,6 +28,7 @@ from trustml.experiments import (
 from trustml.fairness import polarity, spread
 
 MODEL, PEOPLE = generation_sections.MODEL, generation_sections.PEOPLE
+_FEWEST = 3  # entities of one size that would tell as much as those of a group
 
 
 class Scored(NamedTuple):
@@ -226,8 +227,8 @@ def scored(
     far = bounds[1] - bounds[0]
     flags = {
         source: tuple(
-            _flag(spec, int(n), int(m))
-            for n, m in zip(one.n, one.clusters, strict=True)
+            _flag(spec, tallies[source].counts[tallies[source].group == g])
+            for g in range(len(one.n))
         )
         for source, one in means.items()
     }
@@ -251,13 +252,20 @@ def scored(
     )
 
 
-def _flag(spec: specs.GenerationSpec, texts: int, entities: int) -> str:
-    """Why a group is too small to judge, in words; '' if it is not."""
-    said = []
+def _flag(spec: specs.GenerationSpec, counts: np.ndarray) -> str:
+    """Why a group is too small to judge, in words; '' if it is not.
+
+    Args:
+      spec: with what is asked for.
+      counts: int[M], texts with a score of each entity.
+    """
+    texts, entities, said = int(counts.sum()), int((counts > 0).sum()), []
     if texts < spec.least:
         said.append(f"{texts} {'text' if texts == 1 else 'texts'}")
     if entities < spec.least_entities:
         said.append(f"{entities} {'entity' if entities == 1 else 'entities'}")
+    elif texts**2 < _FEWEST * (counts**2).sum():
+        said.append("one entity with most texts")
     return ", ".join(said)
 
 

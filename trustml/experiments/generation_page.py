@@ -243,8 +243,9 @@ def methods(config, found) -> tuple[str, ...]:
         f"alone, over entities, {spec.replicates:,} times; an entity of two groups is "
         "one of each. Standard deviation is over the groups there are.",
         f"Flagged are groups with fewer than {spec.least} texts or "
-        f"{spec.least_entities} entities, for the model and for people each; they are "
-        "left out of that one's spreads.",
+        f"{spec.least_entities} entities, or with one that has most texts (fewer than "
+        "three effective ones), for the model and for people each; they are left out "
+        "of that one's spreads.",
     )
 
 

@@ -65,7 +65,8 @@ def fitted(
     texts = [item.wikipedia for item in known]
     found, kinds = values(texts), [polarity.unigram(text) for text in texts]
     fits = halves([item.entity for item in known], seed)
-    here, there = np.flatnonzero(fits), np.flatnonzero(~fits)
+    judged = np.array([not np.isnan(one.largest) for one in found])
+    here, there = np.flatnonzero(fits & judged), np.flatnonzero(~fits & judged)
     told = [kinds[i] for i in there]
     for half in ([kinds[i] for i in here], told):
         if absent := [name for kind, name in _KINDS.items() if kind not in half]:
@@ -92,6 +93,7 @@ def fitted(
         "counts": {kind: told.count(kind) for kind in _KINDS},
         "n": len(told),
         "fitted_on": len(here),
+        "left_out": int((~judged).sum()),  # no word of them has a vector
         "vectors": len(table),
         "coverage": float(np.nanmean([one.coverage for one in found])),
         "unseen": unseen,
@@ -122,6 +124,8 @@ def _quality(of: dict[str, Any]) -> str:
         f"finds {_found(of, _KINDS)}, and agrees with the words on "
         f"{of['agreement']:.1%} (always the commonest: {of['commonest']:.1%})"
     )
+    if of["left_out"]:
+        said += f"; {of['left_out']:,} sentences without a vector are left out"
     if of["unseen"]:
         said += f"; by themselves it does not see {', '.join(of['unseen'])}"
     return f"{said}; {of['vectors']:,} vectors cover {of['coverage']:.1%} of all words"

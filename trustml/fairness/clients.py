@@ -58,7 +58,8 @@ from trustml import _validate, intervals
 
 _FEWEST = 2  # clients of an interval; one says nothing of others
 _LARGEST = 1e6  # of s: beyond, accuracies are alike as far as counts can tell
-_POINTS, _ZOOMS = 15, 5  # of the grid along each axis; how often it is drawn closer
+_POINTS = 15  # of the grid along each axis
+_ALONG, _ZOOMS = 5, 10  # how often it is drawn closer, first along logit m alone
 _FAR = 12.0  # log weights this much below the largest are left out of the next grid
 _LIGHT = 3e-5  # weight of a law that is left out
 _HALVINGS = 32  # of [0, 1], for the ends
@@ -288,7 +289,8 @@ def _grid(correct, examples, times) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """Beta laws of all clients, a float64[J] and b, with posterior weights.
 
     Axes are logit m and s / (s + min n): cells of a grid, drawn closer around those
-    that weigh anything until it fits.
+    that weigh anything until it fits. Along logit m first: where no cell is near the
+    true m, only weak laws explain the data there, and strong ones would be cut off.
     """
     wrong, least = examples - correct, examples.min()
     box = [(-14.0, 14.0), (0.0, 1.0)]
@@ -306,10 +308,10 @@ def _grid(correct, examples, times) -> tuple[np.ndarray, np.ndarray, np.ndarray]
         log = log.reshape(_POINTS, _POINTS) + np.log(m * (1.0 - m))  # dm / dlogit
         log -= log.max()
         if zoom < _ZOOMS - 1:
-            box = [
-                _closer(lo, hi, (log > -_FAR).any(axis=1 - axis))
-                for axis, (lo, hi) in enumerate(box)
-            ]
+            axes = (0,) if zoom < _ALONG else (0, 1)
+            for axis in axes:
+                weighs = (log > -_FAR).any(axis=1 - axis)
+                box[axis] = _closer(*box[axis], weighs)
     weight = np.exp(log).reshape(-1)
     weight /= weight.sum()
     kept = weight > _LIGHT

@@ -62,7 +62,7 @@ class Moderated(NamedTuple):
 
     Attributes:
       se: float64[G]; nan where no cluster varies inside any group.
-      df: float64[G], of Student's law of each mean.
+      df: float64[G], of Student's law of each mean; not more than all clusters have.
       prior: d_0, how much a group is like others.
     """
 
@@ -137,7 +137,7 @@ def moderated(sums: np.ndarray, counts: np.ndarray, group: np.ndarray) -> Modera
     # So few groups cannot tell that all of them vary alike.
     prior = min(prior, _A_GROUP * (groups - 1.0))
     drawn = (prior * typical + df * rho) / (prior + df)
-    return Moderated(np.sqrt(variance * drawn), prior + df, prior)
+    return Moderated(np.sqrt(variance * drawn), np.minimum(prior + df, df.sum()), prior)
 
 
 def _law(laws, square, n) -> tuple[float, float]:

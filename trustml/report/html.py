@@ -66,14 +66,20 @@ def page(report: Mapping[str, Any], cards: tuple[words.Card, ...], body: str) ->
         f"<title>{title}</title><style>{style.CSS}</style></head>\n<body>"
         f'<header><h1>{title}</h1><p class="lead">{_subtitle(report)}</p></header>\n'
         f"<main>{_cards(cards)}{body}</main>\n"
-        f"<footer>In brackets stand 95% intervals{_but(report)}. The figures of this "
-        "page, in full, are in report.json beside it.</footer></body></html>\n"
+        f"<footer>In brackets stand {_intervals(report)}. The figures of this page, in "
+        "full, are in report.json beside it.</footer></body></html>\n"
     )
 
 
-def _but(report: Mapping[str, Any]) -> str:
-    level = schema.level(report.get("runs") or ())
-    return "" if level == "95%" else f", those of accuracies {level} ones"
+def _intervals(report: Mapping[str, Any]) -> str:
+    if runs := report.get("runs"):
+        level = schema.level(runs)
+        but = "" if level == "95%" else f", those of accuracies {level} ones"
+        return f"95% intervals{but}"
+    level = schema.number(report, "level")
+    if level is None or level == 0.95:
+        return "95% intervals, but where another level is named"
+    return f"{100 * level:g}% intervals, but where another level is named"
 
 
 def _subtitle(report: Mapping[str, Any]) -> str:
