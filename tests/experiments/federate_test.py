@@ -16,6 +16,7 @@ from trustml.experiments import (
     federate,
     federate_page,
     federation,
+    scores,
     tune,
 )
 from trustml.federated import stragglers, timeline, user_privacy
@@ -317,6 +318,24 @@ def test_trials_of_other_data_are_not_taken(tmp_path):
     other = data._replace(digest="0" * 32)
     with pytest.raises(ValueError, match="other data"):
         tune.trial(run, other, task, tmp_path)
+
+
+def test_the_figure_of_a_cell_is_the_same_from_kept_trials(tmp_path, monkeypatch):
+    """Of several scores the first is what counts; a file has them by the alphabet."""
+    trained = types.SimpleNamespace(rows=[{"nonprivate/valid_accuracy": 0.5}], params=0)
+    monkeypatch.setattr(federate, "fit", lambda *args, **kwargs: trained)
+    measured = {
+        "token_f1": scores.Score(0.7, 0.0, 1.0, 9),
+        "exact_match": scores.Score(0.2, 0.0, 1.0, 9),
+    }
+    monkeypatch.setattr(tune.scores, "measure", lambda *args: measured)
+    data = build.dataset(config())._replace(digest="d")
+    rates = {"client_rate": 0.1, "server_rate": 1.0}
+    run = config(tune__seeds=1)
+    for _ in range(2):
+        found = tune.seeds(run, rates, data, build.task(run, data), tmp_path)
+        assert found["figure"] == "token_f1" and found["value"] == 0.7
+        assert found["others"] == {"exact_match": [0.2]}
 
 
 PRIVATE = {
