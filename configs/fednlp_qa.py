@@ -8,6 +8,8 @@ Result, 2026-11-22, two CPU cores, test questions, 159 s: F1 of words 34.8% [33.
 36.8], exact 21.2% [19.4, 23.1]; in one place with as many batches 32.1% [30.3, 33.9]
 and 19.8%; baseline 10.3% [9.6, 11.0] and 0%.
 
+Two by two optimizers at full size: `configs/fednlp_corners.py`.
+
 `sweep()` is the grid of client and server optimizers, FedProx on and off, over the
 partitions, and training in one place: every cell tries the same learning rates on the
 validation split and then trains with the best of them for three seeds. The two cells of

@@ -8,6 +8,8 @@ Result, 2026-11-22, test split, 190 s beside other work on two CPU cores: 84.1% 
 word with its most frequent tag 80.9% [80.3, 81.5]. After 60 rounds of one epoch the
 federation was at 80.0%, no better than that.
 
+Two by two optimizers at full size: `configs/fednlp_corners.py`.
+
 `sweep()` is the grid of client and server optimizers, FedProx on and off, over the
 partitions, and training in one place: every cell tries the same learning rates on the
 validation split and then trains with the best of them for three seeds. The two cells of
