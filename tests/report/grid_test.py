@@ -63,10 +63,24 @@ def test_the_page_marks_the_rule_and_tells_of_unequal_budgets(tmp_path):
     entries = [*_entries(), _entry("sgd", "yogi", [0.5, 0.5], budget=9)]
     text = grid.write(tmp_path, entries, title="T").read_text()
     assert text.count(f"{grid.MARK} at 0.1, 1") == 2
+    assert "sgd x yogi 50.0%" in text and grid.EDGE + " at" not in text
     assert "41.0 points" in text and "different budgets: [9, 15]" in text
     assert len(json.loads((tmp_path / "grid.json").read_text())["cells"]) == 5
     with pytest.raises(ValueError, match="entries is empty"):
         grid.write(tmp_path, [])
+
+
+def test_a_rate_at_the_edge_of_those_tried_is_told(tmp_path):
+    entries = _entries()
+    tried = [(0.1, 1.0), (0.03, 0.1), (0.01, 0.1, 1.0), (0.1,)]
+    for one, rates in zip(entries, tried, strict=True):
+        one["tried"] = [{"client_rate": x, "server_rate": 1.0} for x in rates]
+        one["what"] = "F1 of words"
+        one["tuned"]["figure"] = "token_f1"
+        one["baseline"] = {"token_f1": {"value": 0.1, "lo": 0.0, "hi": 0.2}}
+    text = grid.write(tmp_path, entries).read_text()
+    assert text.count(grid.EDGE + " at") == 2 and "F1 of words, test split" in text
+    assert ">baseline<" in text and "in full, are in grid.json" in text
 
 
 def test_pages_with_a_headline_are_points_of_a_frontier():

@@ -197,6 +197,7 @@ def _write(config, data, task, workdir, tried, own, shared) -> pathlib.Path:
             "headline": {key: own[key] for key in ("figure", "value", "lo", "hi", "n")},
             "baseline": federate_page.numbers(without),
             "budget": len(tried),
+            "what": scores.WORDS[name],
             "tried": tried,
             "tuned": own,
             "shared": shared,

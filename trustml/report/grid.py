@@ -26,14 +26,20 @@ import numpy as np
 
 from trustml import intervals
 from trustml import report as report_lib
-from trustml.report import fmt, study, tables, words
+from trustml.report import drawing, fmt, study, tables, words
 
 Entries = Sequence[Mapping[str, Any]]
+CAPTION = (
+    "Colour: the server's optimizer. Filled: every cell at its best rates, with 95% "
+    "intervals over seeds; hollow: the two cells of the rule at its one rate."
+)
 FEDOPT, FEDAVG = ("adamw", "adam"), ("sgd", "sgd")  # clients', server's
-MARK = "†"
+MARK, EDGE = "†", "‡"
 NOTE = (
-    "Means over seeds with 95% intervals, each cell at the best of its rates on the "
-    f"validation split. {MARK}: a cell of the rule that changes both optimizers."
+    "Means over seeds with 95% intervals, each cell at the best of its rates (of "
+    f"clients and server) on the validation split. {MARK}: a cell of the rule that "
+    f"changes both optimizers. {EDGE}: one of its rates is the largest or smallest "
+    "that was tried, so that a better one may lie beyond."
 )
 
 
@@ -42,7 +48,8 @@ def entry(report: Mapping[str, Any]) -> dict[str, Any] | None:
     if "tuned" not in report:
         return None
     keys = ("cell", "tuned", "shared", "budget", "baseline")
-    return {key: report[key] for key in keys}
+    more = {key: report[key] for key in ("tried", "what") if key in report}
+    return {key: report[key] for key in keys} | more
 
 
 def confounds(entries: Entries) -> list[dict[str, Any]]:
@@ -115,8 +122,12 @@ def write(
         ),
     )
     sections = [
-        study.Section(_name(*key), tables=(_table(part),))
-        for key, part in sorted(_grouped(entries).items())
+        study.Section(
+            _name(*key),
+            figures=((f"{_what(part)} by cell", _figure(n, part), CAPTION),),
+            tables=(_table(part),),
+        )
+        for n, (key, part) in enumerate(sorted(_grouped(entries).items()))
     ]
     limits = ()
     if len(budgets) > 1:
@@ -127,7 +138,8 @@ def write(
     directory = pathlib.Path(workdir)
     directory.mkdir(parents=True, exist_ok=True)
     report_lib.put(directory / "grid.json", text)
-    page = study.render({"title": title}, cards, sections, limits=limits)
+    frame = {"title": title, "file": "grid.json"}
+    page = study.render(frame, cards, sections, limits=limits)
     return report_lib.put(directory / "grid.html", page)
 
 
@@ -167,7 +179,60 @@ def _table(entries: Entries) -> str:
     ]
     head = ("clients \\ server", *(server or "no server" for server in servers))
     part = entries[0]["cell"]["partition"]
-    return tables.table(head, rows, f"Test split, {part}", NOTE)
+    return tables.table(head, rows, f"{_what(entries)}, test split, {part}", NOTE)
+
+
+def _figure(number: int, entries: Entries) -> str:
+    """Every cell with its interval, and those of the rule at its one rate."""
+    servers = list(dict.fromkeys(one["cell"]["server"] for one in entries))
+    clients = list(dict.fromkeys(one["cell"]["client"] for one in entries))
+    found = {
+        server: {"color": drawing.SERIES[n % 5], "marker": drawing.MARKERS[1 + n % 5]}
+        for n, server in enumerate(servers)
+    }
+    name = entries[0]["tuned"].get("figure", "")
+    without = entries[0]["baseline"].get(name)
+
+    def draw(fig):
+        ax = fig.add_subplot()
+        if without:
+            drawing.level(ax, without, "baseline")
+        for one in entries:
+            server = one["cell"]["server"]
+            x = clients.index(one["cell"]["client"])
+            x += 0.5 * ((servers.index(server) + 0.5) / len(servers) - 0.5)
+            drawing.point(ax, x, one["tuned"], found[server])
+            if one["shared"] and "value" in one["shared"]:
+                y = one["shared"]["value"]
+                ax.plot([x + 0.04], [y], markerfacecolor="none", **found[server])
+        for server in servers:
+            ax.plot([], [], linestyle="", label=server or "no server", **found[server])
+        ax.set_xticks(range(len(clients)), clients)
+        ax.set_xlim(-0.5, len(clients) - 0.5)
+        ax.set_xlabel("clients' optimizer")
+        ax.yaxis.set_major_formatter(drawing.percent_axis)
+        drawing.legend(fig, ax)
+
+    said = ", ".join(
+        f"{one['cell']['client']} x {one['cell']['server'] or 'no server'} "
+        f"{fmt.percent(one['tuned']['value'])}"
+        for one in entries
+    )
+    return drawing.svg(f"grid{number}", f"{_what(entries)}: {said}.", draw, 2.6)
+
+
+def _what(entries: Entries) -> str:
+    one = entries[0]
+    figure = one["tuned"].get("figure", "score").replace("_", " ")
+    return fmt.capital(one.get("what", figure))
+
+
+def _at_edge(one: Mapping[str, Any]) -> bool:
+    for rate in ("client_rate", "server_rate"):
+        rates = {tried[rate] for tried in one.get("tried", ())}
+        if len(rates) > 1 and one["tuned"][rate] in (min(rates), max(rates)):
+            return True
+    return False
 
 
 def _shown(one: Mapping[str, Any] | None) -> str:
@@ -178,7 +243,8 @@ def _shown(one: Mapping[str, Any] | None) -> str:
     rates = f"{tuned['client_rate']:g}"
     if cell["server"]:
         rates += f", {tuned['server_rate']:g}"
-    return f"{fmt.estimate(tuned)}{MARK if rule else ''} at {rates}"
+    marks = (MARK if rule else "") + (EDGE if _at_edge(one) else "")
+    return f"{fmt.estimate(tuned)}{marks} at {rates}"
 
 
 def _values(tuned: Mapping[str, Any]) -> np.ndarray:

@@ -67,7 +67,8 @@ def page(report: Mapping[str, Any], cards: tuple[words.Card, ...], body: str) ->
         f'<header><h1>{title}</h1><p class="lead">{_subtitle(report)}</p></header>\n'
         f"<main>{_cards(cards)}{body}</main>\n"
         f"<footer>In brackets stand {_intervals(report)}. The figures of this page, in "
-        "full, are in report.json beside it.</footer></body></html>\n"
+        f"full, are in {report.get('file') or 'report.json'} beside it.</footer>"
+        "</body></html>\n"
     )
 
 
