@@ -148,7 +148,7 @@ def test_weights_above_those_of_a_lattice():
         if len(found) == 2:
             refusals.divisor(aggregator, chosen, chosen.weights)
             continue
-        with pytest.raises(ValueError, match="which noise and secure sums are made"):
+        with pytest.raises(ValueError, match="which the secure sum is made for"):
             refusals.divisor(aggregator, chosen, chosen.weights)
 
 

@@ -159,7 +159,8 @@ def divisor(aggregator: chain.Aggregator, chosen: Any, used: np.ndarray) -> floa
     most = aggregator.most
     largest = float(weights.max(initial=0.0))
     if most is not None and largest > most * (1 + 1e-9):
-        bound = f"must be at most {most:g}, which noise and secure sums are made for"
+        what = "secure sum" if aggregator.release is None else "noise"
+        bound = f"must be at most {most:g}, which the {what} is made for"
         cure = "make the chain with the rule whose weights are largest"
         _validate.fail("weights", largest, bound, cure)
     if rule.total is None:
