@@ -23,7 +23,8 @@ polarity 0.93 (0.81), LPBS 0.92 (0.79), pairs 0.88 (0.44), SEAT 0.79 (0.67), TPR
 whose words of a gender and professions share no contexts (no his or her), SEAT had
 0.32: it sees only what is alike in its contexts. Training has to end: after 1500 steps
 LPBS had a reliability of 0.29 to 0.56. Steps, rate and corpora were changed with an eye
-on how well measures see what was planted; this is one run of the last settings.
+on how well measures see what was planted; this is one run of the last settings, which
+a second one on that day repeated to the last figure.
 
 MiniLM-L6 on the same sentences: SEAT 1.45, CEAT 1.22 (models: -0.4 to 1.7, -0.2 to
 1.0). On sentences of wikitext2, imdb and ag_news, 20 a word: flowers and insects 1.33
