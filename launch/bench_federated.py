@@ -10,8 +10,8 @@ fills the last batch of a client, and makes as many steps. Ours are whole rounds
 `federated.rounds`, shuffled, scheduled, summed and applied; a round is not waited for
 before the next is prepared. `config.devices=2` deals the lanes to two devices, each one
 core of a CPU with two; the other ways stay on the first, whose products use all cores.
-One process, compilation apart, all ways once in every
-repetition in rotating order; the least of the repetitions counts.
+One process, compilation apart, all ways once in every repetition in rotating order; the
+least of the repetitions counts.
 
 Where the model convolves, `scan` and `loop` exist a second time with the rewritten
 loss. Writes bench.json to the workdir after every scene, with the choice of the probe

@@ -383,14 +383,18 @@ def _sanitised(program):
 
     def finish(*args):
         outcome = program.finish(*args)
-        leaves = jax.tree.leaves((outcome.message, outcome.record))
-        sound = jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+        sound = _finite((outcome.message, outcome.record))
         message = base.where(
             sound, outcome.message, jax.tree.map(jnp.zeros_like, outcome.message)
         )
         return lanes_lib.Outcome(message, outcome.memory, _Seen(outcome.record, sound))
 
     return program._replace(finish=finish)
+
+
+def _finite(tree) -> jax.Array:
+    leaves = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]
+    return jnp.stack([jnp.array(True), *leaves]).all()
 
 
 def _rows_where(kept, values):
@@ -429,8 +433,7 @@ def _through(algorithm, aggregator, stacked) -> lanes_lib.Program:
         )
         own = outcome.memory
         if algorithm.personal_memory:  # a model that is no number is not kept
-            leaves = [jnp.isfinite(x).all() for x in jax.tree.leaves(own)]
-            sound = jnp.stack([jnp.array(True), *leaves]).all()
+            sound = _finite(own)
             own = base.where(sound, own, memory[0])
             record = record._replace(finite=record.finite & sound)
         else:  # a message that is no number is not sent
