@@ -44,7 +44,7 @@ def evaluated(world, own=None, memory=(), params=None, **options):
         devices=jax.devices()[:1],
         **options,
     )
-    data = jax.tree.map(jnp.asarray, world.data)
+    data = jax.device_put(world.data, jax.devices()[0])  # bound, as a feed has it
     place = lambda rows: (data, rows)  # noqa: E731
     return evaluate(params or world.params, place, world.sizes, memory=memory)
 
@@ -129,3 +129,10 @@ def test_nobody_gives_no_metric():
     assert found.new is None and found.seen == 1.0
     world = worlds.make(np.array([0, 0, 0]))
     assert np.isnan(evaluated(world).values["loss"]).all()
+
+
+def test_a_client_of_many_windows_compiles_nothing_more():
+    world = worlds.make(np.array([600, 3]))
+    with worlds.compilations() as compiled:
+        evaluated(world)
+    assert compiled["jit(run)"] == 1

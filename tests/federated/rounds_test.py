@@ -1,7 +1,5 @@
 """Rounds: one compilation of everything; weights that the chain was not made for."""
 
-import collections
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -287,7 +285,8 @@ def test_a_cohort_finds_its_place(cohort, clients, lanes, places):
     assert clients <= found or stats.poisson.sf(found, cohort) < 1e-9
 
 
-def test_the_second_round_compiles_nothing():
+@pytest.mark.parametrize("window", [64, 1])
+def test_the_second_round_compiles_nothing(window):
     world = worlds.make(np.full(8, 10))
     made = rounds.make(
         averaging.fedavg(worlds.loss, optax.sgd(0.1), optax.sgd(1.0)),
@@ -298,26 +297,18 @@ def test_the_second_round_compiles_nothing():
             lanes=4,
             batch_size=5,
             capacity=8,
+            window=window,
             devices=jax.devices()[:1],
         ),
     )
     data = jax.tree.map(jnp.asarray, world.data)
     state = made.init(world.params)
-    compiled = collections.Counter()
-
-    def listen(event, *_, fun_name="", **__):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled[fun_name] += 1
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with worlds.compilations() as compiled:
         for number in range(3):
             chosen = rounds.Chosen(np.arange(8), world.sizes, np.ones(8))
             key = jax.random.key(number)
             state, _ = made.run(state, key, chosen, lambda _: (data, np.arange(80)))
             if number == 1:  # as a checkpoint hands it back: on no device
                 state = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), state)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
     names = [f"jit({name})" for name in ("announce", "begin", "run", "end", "finish")]
     assert {name: compiled[name] for name in names} == dict.fromkeys(names, 1)

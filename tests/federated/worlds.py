@@ -3,6 +3,8 @@
 The loop trains one client after another with one step at a time, in NumPy order.
 """
 
+import collections
+import contextlib
 from typing import Any, NamedTuple
 
 import jax
@@ -119,3 +121,19 @@ def run(
     key = jax.random.key(0) if key is None else key
     data = jax.tree.map(jnp.asarray, world.data)
     return made.run(model, key, cohort, data, index)
+
+
+@contextlib.contextmanager
+def compilations():
+    """Counts what is compiled inside, by the name of the function."""
+    compiled = collections.Counter()
+
+    def listen(event, *_, fun_name="", **__):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled[fun_name] += 1
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)

@@ -93,24 +93,25 @@ def positions(
         index = np.empty_like(first)
 
         def word_of(x, out):
-            np.take(table, np.add(x, first, out=index), out=out, mode="clip")
+            table.take(np.add(x, first, out=index), out=out, mode="clip")
 
     else:
 
         def word_of(x, out):
             out[:] = _words(keys, taken, x)
 
-    # Nothing but whole passes over uint32, without branches and new arrays.
+    # Nothing but whole passes over 32 bits, without branches and new arrays.
     other, scratch = np.empty_like(at), np.empty_like(at)
-    for j in range(swaps):
-        np.subtract(np.repeat(pivots[j], taken), at, out=other)
+    signed, top = scratch.view(np.int32), np.int32(31)
+    for j, shift in enumerate(np.arange(31, 31 - swaps, -1).astype(np.uint32)):
+        np.subtract(pivots[j].repeat(taken), at, out=other)
         # A negative number is a huge one without sign: the smaller is in [0, n).
         np.add(other, total, out=scratch)
         np.minimum(other, scratch, out=other)
         word_of(np.maximum(at, other, out=scratch), scratch)
-        # All bits where x' is taken, none where x stays.
-        np.bitwise_and(np.right_shift(scratch, np.uint32(j), out=scratch), 1, scratch)
-        np.negative(scratch, out=scratch)
+        # Bit j, spread by its sign: all bits where x' is taken, none where x stays.
+        np.left_shift(scratch, shift, out=scratch)
+        np.right_shift(signed, top, out=signed)
         np.bitwise_and(np.bitwise_xor(other, at, out=other), scratch, out=other)
         np.bitwise_xor(at, other, out=at)
     return at.astype(np.int64)

@@ -231,8 +231,8 @@ def make(
     devices = settings.devices or parallel.devices()
 
     def home(tree):
-        leaves = jax.tree.leaves(tree)
-        if all(_bound(x, devices) for x in leaves):  # a transfer costs, even to itself
+        # A transfer costs, even of what is there.
+        if all(_bound(x, devices) for x in jax.tree.leaves(tree)):
             return tree
         if len(devices) > 1:
             return parallel.replicate(tree, devices)
@@ -277,7 +277,9 @@ def make(
     def run(state, key, chosen, place):
         # What a round leaves is bound to its devices; the same before the first one,
         # or every program would be compiled a second time.
-        server, agg_state, key = home((state.server, state.aggregator, key))
+        server, agg_state = home((state.server, state.aggregator))
+        if len(devices) > 1 or key.committed:
+            key = home(key)
         memory = state.memory
         numbers, sizes = np.asarray(chosen.numbers), np.asarray(chosen.sizes)
         weights = np.asarray(chosen.weights, np.float64)

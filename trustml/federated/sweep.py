@@ -192,7 +192,7 @@ def make(
         shared = lanes_lib.Shared(model, key, lanes_lib.int_limit(count))
         if len(found) > 1:
             shared = parallel.replicate(shared, found)
-        carry = begin(shared, clients, memory, first)
+        carry = _bound(begin(shared, clients, memory, first), found)
         for number, (part, ends) in enumerate(parts):
             part = ahead[number] if number < _AHEAD else _put(part, found)
             carry = step(carry, shared, data, clients, part, ends)
@@ -217,10 +217,18 @@ def by_place(swept: Swept, values: np.ndarray, places: int, empty: Any) -> np.nd
 
 
 def _put(tree, devices):
-    """One row for each device. On one, no mesh: a second sharding is a second trace."""
-    if len(devices) > 1:
-        return parallel.shard(tree, devices)
-    return jax.device_put(tree, devices[0])
+    """One row for each device; a call with one takes arrays of the host sooner."""
+    return parallel.shard(tree, devices) if len(devices) > 1 else tree
+
+
+def _bound(carry, devices):
+    """What steps leave is bound to its device; the same before the first of them.
+
+    Otherwise they would be compiled a second time.
+    """
+    if all(x.committed for x in jax.tree.leaves(carry)):
+        return carry
+    return jax.device_put(carry, devices[0])
 
 
 def _float():
