@@ -107,6 +107,9 @@ def mime(
             server, state.params, state.optimizer, gathered.message
         )
         _, statistics = client.update(state.gradient, state.statistics, state.params)
+        # A gradient of nobody is zero, and would let the momentum decay.
+        heard = gathered.clients > 0
+        statistics = base.where(heard, statistics, state.statistics)
         return State(params, statistics, state.gradient, optimizer, state.round + 1)
 
     def init(params):
