@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trustml import config as config_lib
-from trustml import intervals
+from trustml import intervals, specs
 from trustml.experiments import (
     absence,
     build,
@@ -270,6 +270,7 @@ def test_noise_is_made_for_the_largest_weight_of_any_period():
     assert federate._heaviest(plain, selector, calendar, first) is first
 
 
+ROBUST = {"federated__weighting": "uniform", "federated__cohort": 5}
 PRIVATE = {
     "privacy__enabled": True,
     "privacy__noise_multiplier": 1.0,
@@ -442,6 +443,19 @@ REFUSED = {
         },
         "optimizer.weight_decay=0.1 has no effect",
     ),
+    "robust with weights": (
+        {"federated__robust": "median", "federated__weighting": "data"},
+        "federated.weighting='data' has no effect on federated.robust='median'",
+    ),
+    "too few for what they are to bear": (
+        ROBUST | {"federated__robust": "bulyan", "federated__malicious": 0.45},
+        "federated.cohort=5 is fewer than the 15 clients that "
+        "federated.robust='bulyan' needs to bear 3",
+    ),
+    "storage of those who keep all": (
+        {"federated__storage": 5},
+        "federated.storage=5 has no effect on federated.retention='keep_all'",
+    ),
     "SCAFFOLD by medians": (
         {
             "federated__algorithm": "scaffold",
@@ -500,7 +514,44 @@ def test_examples_of_a_client_arrive_in_no_order_of_labels():
 def test_more_periods_than_rounds_are_refused():
     said = r"federated.periods=7 must be <= train.steps=6, the rounds there are"
     with pytest.raises(ValueError, match=said):
-        config(federated__periods=7, federated__storage=20)
+        config(federated__periods=7)
+
+
+def test_rounds_that_a_rule_gave_up_are_counted(tmp_path):
+    # Poisson cohorts of 5 on average, and 5 are needed.
+    run = config(**ROBUST, federated__robust="krum", train__steps=8, train__log_every=4)
+    federate.run(run, tmp_path)
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    many = sum(json.loads(row)["nonprivate/aborted"] for row in rows)
+    assert 0 < many < 8
+    page = (tmp_path / "report.html").read_text()
+    assert f"In {many} of 8 rounds the model stayed as it was" in page
+    assert "is not known where clients differ" in page
+    assert "which bears 1 that lie" in page
+
+
+@pytest.mark.parametrize(
+    ("share", "cohort", "attackers"),
+    [(0.1, 5, 1), (0.29, 100, 29), (0.3, 10, 3), (0.0, 10, 0), (0.31, 10, 4)],
+)
+def test_a_share_of_liars_is_rounded_up(share, cohort, attackers):
+    spec = specs.FederatedSpec(malicious=share, cohort=cohort)
+    assert spec.attackers == attackers
+
+
+def test_the_page_of_data_that_arrive_says_so(tmp_path):
+    run = config(
+        federated__periods=2,
+        federated__retention="fifo",
+        federated__storage=12,
+        train__steps=2,
+        train__log_every=1,
+    )
+    page = federate.run(run, tmp_path).read_text()
+    assert "come to 20 clients" in page and "keeps the newest 12" in page
+    assert "whether they kept it and trained on it or not" in page
+    assert "accuracy on training data" not in page
+    assert "their own training examples" not in page
 
 
 def test_the_page_says_what_was_no_number():

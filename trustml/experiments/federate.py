@@ -65,7 +65,8 @@ class Trained(NamedTuple):
       privacy: what was promised to each client; None without noise.
       noise_multiplier: z; None without noise.
       rows: of metrics.jsonl.
-      taken: int64[K], rounds that each client took part in, and was heard.
+      taken: int64[K], rounds that each client took part in, and was heard; without
+        those that a robust rule gave up.
       trained_in: int64[K], rounds in which each trained, heard or not.
       rounds: how many there were.
       absent: who could not be heard, and why.
@@ -251,7 +252,8 @@ def fit(
             last = None
             infos.append(info)
             used.append(info.utilization)
-            taken[members[fate.heard]] += 1
+            if not (spec.robust and info.aggregate.aborted):
+                taken[members[fate.heard]] += 1
             trained_in[members[fate.steps > 0]] += 1
             tally = absence.count(tally, fate)
             done = number + 1
@@ -288,7 +290,7 @@ def fit(
         personal=federation.algorithm(config, loss, clients).personal,
         memory=state.memory[0],
         dealt=dealt,
-        sentence=objective.effective(chosen_by, selected, rule).sentence,
+        sentence=_objective(config, chosen_by, selected, rule),
         privacy=None if promise is None else promise(total),
         noise_multiplier=z,
         rows=writer_lib.read(workdir / "metrics.jsonl"),
@@ -299,6 +301,16 @@ def fit(
         tally=tally,
         utilization=float(np.mean(used)) if used else 1.0,
         sent=sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params)),
+    )
+
+
+def _objective(config, chosen_by, selected, rule) -> str:
+    sentence = objective.effective(chosen_by, selected, rule).sentence
+    if not config.federated.robust:
+        return sentence
+    return (
+        f"What federated.robust={config.federated.robust!r} optimises is not known "
+        f"where clients differ; of a mean in its place: {sentence}"
     )
 
 
@@ -440,6 +452,7 @@ def _metrics(infos, chosen) -> dict[str, Any]:
             sum((~record.aggregator.finite).sum() for record in records)
         ),
         "nonprivate/clamped": sum(int(info.clamped) for info in infos),
+        "nonprivate/aborted": sum(int(info.aggregate.aborted) for info in infos),
     }
 
 

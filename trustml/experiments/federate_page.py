@@ -32,7 +32,7 @@ N_MIN = 5  # examples that a client needs to count in quantiles
 
 METHODS = (
     "The test split was held by nobody.",
-    "Deciles are of clients, by how many examples they hold, the smallest first.",
+    "Deciles are of clients, by their number of examples, the smallest first.",
 )
 SECRET = "Noise and cohorts were secret: their key came from the operating system."
 REPRODUCIBLE = (
@@ -94,7 +94,7 @@ def write(
         ),
         "personal_accuracy": apart,
         "client_fairness": None if spread is None else spread._asdict(),
-        "client_accuracy_on": "training" if trained.tests is None else "held out",
+        "client_accuracy_on": _on(config, trained),
         "deciles": strata,
         "objective": trained.sentence,
         "absence": missing(trained, sizes),
@@ -108,7 +108,7 @@ def write(
     }
     cards = (
         learnt(tested, without, data.kind, told_of(config, statistics, trained, total)),
-        served(own, strata, apart, f"their own {_kind(trained)}"),
+        served(own, strata, apart, f"their own {_kind(config, trained)}"),
         told(config, trained),
     )
     sections = (
@@ -120,11 +120,7 @@ def write(
         ),
         study.Section(
             "Clients",
-            (
-                f"{statistics.clients:,} clients hold {statistics.examples:,} examples"
-                f", {statistics.mean:.3g} on average (coefficient of variation "
-                f"{statistics.cv:.2f}).",
-            ),
+            _holdings(config, statistics),
             figures=(
                 (
                     "Who holds what",
@@ -134,7 +130,7 @@ def write(
                 (
                     "Whom the model serves",
                     bars(strata),
-                    f"Mean accuracy on their own {_kind(trained)}, by decile of size.",
+                    f"Mean accuracy on their own {_kind(config, trained)}, by decile of size.",
                 ),
             ),
             tables=(decile_table(strata), client_inequality.table(spread, level)),
@@ -147,11 +143,12 @@ def write(
         cards,
         sections,
         numbers=found,
-        methods=(*METHODS, _measured(own, trained)),
+        methods=(*METHODS, _measured(config, own, trained)),
         limits=(
             *LIMITS,
-            *_on_training(trained),
+            *_on_training(config, trained),
             *_uncovered(config, data, trained),
+            *_aborted(config, trained),
             *_clamped(trained),
             *_lost(trained),
         ),
@@ -302,8 +299,7 @@ def told_of(config, statistics, trained: Any, total: int) -> tuple[str, ...]:
     every = "all" if trained.sent == total else f"{fmt.percent(share)} of the"
     return (
         f"{config.train.steps} rounds with {spec.cohort} of {statistics.clients:,} "
-        f"clients each, selected by {spec.selection!r}, weighted by "
-        f"{spec.weighting!r}.",
+        f"clients each, selected by {spec.selection!r}, {_together(spec)}.",
         f"Clients train and send {every} parameters: "
         f"{4 * trained.sent * spec.cohort / 1e6:,.3g} MB a round, before compression.",
     )
@@ -485,21 +481,77 @@ def decile_table(strata: list[dict]) -> str:
     return tables.table(head, rows, "Clients by size")
 
 
-def _kind(trained: Any) -> str:
-    return "training examples" if trained.tests is None else "held-out examples"
+def _kind(config: specs.RunConfig, trained: Any) -> str:
+    if trained.tests is not None:
+        return "held-out examples"
+    if config.federated.retention != "keep_all":
+        return "examples, kept or not"
+    return "training examples"
 
 
-def _measured(own: Clients, trained: Any) -> str:
+def _on(config: specs.RunConfig, trained: Any) -> str:
+    if trained.tests is not None:
+        return "held out"
+    return "training" if config.federated.retention == "keep_all" else "all that came"
+
+
+def _measured(config: specs.RunConfig, own: Clients, trained: Any) -> str:
     return (
-        f"A client's own accuracy is on its {_kind(trained)}, a small client's is "
+        f"A client's own accuracy is on its {_kind(config, trained)}, a small client's is "
         f"coarse: quantiles are over clients with {own.n_min} or more of them."
     )
 
 
-def _on_training(trained: Any) -> tuple[str, ...]:
+def _together(spec: specs.FederatedSpec) -> str:
+    """What becomes of messages."""
+    if not spec.robust:
+        return f"weighted by {spec.weighting!r}"
+    bears = "half of them but one"
+    if spec.robust != "median":
+        bears = f"{spec.attackers} that lie"
+    return f"put together by {spec.robust!r}, which bears {bears}"
+
+
+def _on_training(config: specs.RunConfig, trained: Any) -> tuple[str, ...]:
     if trained.tests is not None:
         return ()
+    if config.federated.retention != "keep_all":
+        return (
+            "Accuracy on clients' own examples is on all that came to them, whether "
+            "they kept it and trained on it or not.",
+        )
     return ("Accuracy on clients' own examples is accuracy on training data.",)
+
+
+def _aborted(config: specs.RunConfig, trained: Any) -> tuple[str, ...]:
+    many = sum(row.get("nonprivate/aborted", 0) for row in trained.rows)
+    if not many:
+        return ()
+    return (
+        f"In {many:,} of {trained.rounds:,} rounds the model stayed as it was: too few "
+        f"clients were heard for federated.robust={config.federated.robust!r} to bear "
+        f"{config.federated.attackers} that lie. Raise federated.cohort.",
+    )
+
+
+def _holdings(config: specs.RunConfig, statistics) -> tuple[str, ...]:
+    """Who holds how much, and for how long."""
+    spec, mean = config.federated, f"{statistics.mean:.3g}"
+    often = f"(coefficient of variation {statistics.cv:.2f})"
+    many, clients = f"{statistics.examples:,}", f"{statistics.clients:,}"
+    if spec.periods == 1 and spec.retention == "keep_all":
+        return (f"{clients} clients hold {many} examples, {mean} on average {often}.",)
+    kept = {
+        "keep_all": "and stay",
+        "fifo": f"and a client keeps the newest {spec.storage}",
+        "reservoir": f"and a client keeps {spec.storage} of them, each as likely",
+        "class_balanced": f"and a client keeps {spec.storage}, labels in balance",
+    }[spec.retention]
+    return (
+        f"{many} examples come to {clients} clients, {mean} on average {often}: in "
+        f"{spec.periods} equal parts over the run, {kept}. Sizes here count all that "
+        "came.",
+    )
 
 
 def _clamped(trained: Any) -> tuple[str, ...]:

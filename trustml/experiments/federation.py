@@ -291,11 +291,11 @@ def aggregator(
         if config.privacy.enabled:
             parts.append(clipping.clip(config.privacy.l2_clip_norm))
     if spec.robust:
-        liars = int(spec.malicious * spec.cohort)
+        liars = spec.attackers
         parts.append(
             {
                 "median": robust.median,
-                "trimmed_mean": lambda: robust.trimmed_mean(spec.malicious),
+                "trimmed_mean": lambda: robust.trimmed_mean(liars / spec.cohort),
                 "krum": lambda: robust.krum(liars),
                 "multi_krum": lambda: robust.multi_krum(liars),
                 "bulyan": lambda: robust.bulyan(liars),

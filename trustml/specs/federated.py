@@ -22,6 +22,13 @@ SELECTIONS = (
 WEIGHTINGS = ("data", "uniform", "capped", "horvitz_thompson", "hajek")
 RETENTIONS = ("keep_all", "fifo", "reservoir", "class_balanced")
 ROBUST_RULES = ("median", "trimmed_mean", "krum", "multi_krum", "bulyan")
+_ROWS = {  # attackers -> messages that a rule needs to bear them
+    "median": lambda f: 2 * f + 1,
+    "trimmed_mean": lambda f: 2 * f + 1,
+    "krum": lambda f: 2 * f + 3,
+    "multi_krum": lambda f: 2 * f + 3,
+    "bulyan": lambda f: 4 * f + 3,
+}
 COMPRESSIONS = ("quantize", "top_k", "sign")
 AVAILABILITIES = ("bernoulli", "diurnal")
 
@@ -77,8 +84,10 @@ class FederatedSpec:
       periods: of the continual setting, in which data arrive; 1 = all at once.
       retention: one of `RETENTIONS`, what a client keeps.
       storage: examples that it can keep; needed but for 'keep_all'.
-      robust: '' or one of `ROBUST_RULES`, in place of the mean.
-      malicious: share of clients that the rule is to bear, in [0, 0.5).
+      robust: '' or one of `ROBUST_RULES`, in place of the mean; every client counts
+        the same, so `weighting` is 'uniform'.
+      malicious: share of a cohort that the rule is to bear, in [0, 0.5), rounded up to
+        whole clients.
       compression: '' or one of `COMPRESSIONS`.
       bits: of 'quantize'.
       keep: share of the coordinates that 'top_k' sends.
@@ -195,6 +204,10 @@ class FederatedSpec:
             _validate.fail("federated.keep", self.keep, "must be in (0, 1]", "try 0.1")
         if self.partition != "natural":
             self.check_clients(self.clients)
+        if self.retention == "keep_all" and self.storage:
+            bound = "has no effect on federated.retention='keep_all'"
+            cure = "set it to 0, or the retention to 'fifo'"
+            _validate.fail("federated.storage", self.storage, bound, cure)
         if self.retention != "keep_all" and not self.storage:
             bound = f"says nothing of what federated.retention={self.retention!r} keeps"
             _validate.fail("federated.storage", 0, bound, "50 examples, for instance")
@@ -221,6 +234,8 @@ class FederatedSpec:
                 _validate.fail(
                     f"federated.{field}", getattr(self, field), bound, "set it to ''"
                 )
+        if self.robust:
+            self._check_robust()
         if self.robust and self.algorithm in _REMEMBERED:
             bound = (
                 "takes of messages what clients remember in full with "
@@ -233,6 +248,26 @@ class FederatedSpec:
         if self.exact and not self.group:
             cure = "set it to 1: part of what fixes the bits"
             _validate.fail("federated.group", 0, "leaves exact mode open", cure)
+
+    def _check_robust(self) -> None:
+        least, rule = _ROWS[self.robust](self.attackers), self.robust
+        if self.cohort < least:
+            bound = (
+                f"is fewer than the {least} clients that federated.robust={rule!r} "
+                f"needs to bear {self.attackers} (federated.malicious="
+                f"{self.malicious:g})"
+            )
+            cure = "raise it, or lower federated.malicious"
+            _validate.fail("federated.cohort", self.cohort, bound, cure)
+        if self.weighting != "uniform":
+            bound = f"has no effect on federated.robust={rule!r}"
+            cure = "every client counts the same: set it to 'uniform'"
+            _validate.fail("federated.weighting", self.weighting, bound, cure)
+
+    @property
+    def attackers(self) -> int:
+        """Clients of a cohort that a robust rule is to bear."""
+        return math.ceil(self.malicious * self.cohort - 1e-9)
 
     @property
     def asked(self) -> int:

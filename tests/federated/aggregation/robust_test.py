@@ -178,3 +178,25 @@ def test_what_cannot_be_is_refused():
     cohort = link.cohort(jnp.ones(M), expected_weight=1.0)
     with pytest.raises(ValueError, match="attackers=3 needs 15 rows, and .* has 13"):
         aggregator.server(((), ()), stack, cohort, jax.random.key(0))
+
+
+def through(rule, rows):
+    """What `rule` makes of rows [n, 1]."""
+    stack = link.Message({"w": jnp.asarray(rows, jnp.float32)})
+    cohort = link.cohort(jnp.ones(len(rows)), expected_weight=1.0)
+    found, _, _ = chain.chain(rule).server(((), ()), stack, cohort, jax.random.key(0))
+    return float(found["w"][0])
+
+
+@pytest.mark.parametrize("keep", [9, 10, 100])
+def test_multi_krum_keeps_no_more_than_the_honest(keep):
+    rows = np.ones((10, 1))
+    rows[3] = 1e6
+    assert through(robust.multi_krum(1, keep=keep), rows) == 1
+
+
+@pytest.mark.parametrize("many", [1, 2])
+def test_a_norm_beyond_float32_counts_as_zero_however_few_there_are(many):
+    rows = np.ones((2 * many, 1))
+    rows[:many] = 1e20
+    assert through(robust.norm_bound(), rows) == 0.5

@@ -105,7 +105,7 @@ def multi_krum(attackers: int, *, keep: int | None = None) -> link.Link:
 
     Args:
       attackers: f >= 0.
-      keep: how many; None for n - f.
+      keep: how many, at most n - f; None for n - f.
     """
     f = _attackers(attackers)
     if keep is not None:
@@ -114,7 +114,8 @@ def multi_krum(attackers: int, *, keep: int | None = None) -> link.Link:
     def rule(stack, mask):
         scores = _scores(distances(stack, mask), mask, f)
         ranks = jnp.argsort(jnp.argsort(scores, stable=True), stable=True)
-        kept = (ranks < (_count(mask) - f if keep is None else keep)) & mask
+        most = _count(mask) - f
+        kept = (ranks < (most if keep is None else jnp.minimum(keep, most))) & mask
         return _mean(stack, kept), kept
 
     return _link(f"robust.multi_krum(attackers={f})", rule, _of_krum, f)
@@ -171,8 +172,9 @@ def norm_bound(l2_norm: float | None = None) -> link.Link:
     def rule(stack, mask):
         norms = _norms(stack, mask)
         most = _median(norms, mask) if l2_norm is None else jnp.float32(l2_norm)
-        # A message too long for its norm to fit float32 counts as zero.
         factors = jnp.minimum(1.0, most / jnp.where(norms > 0, norms, 1.0))
+        # A message too long for its norm to fit float32 counts as zero.
+        factors = jnp.where(jnp.isfinite(norms), factors, 0.0)
         scaled = jax.tree.map(lambda x: x * link.rows(factors, x), stack)
         return _mean(scaled, mask), mask
 
