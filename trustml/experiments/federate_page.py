@@ -130,7 +130,8 @@ def write(
                 (
                     "Whom the model serves",
                     bars(strata),
-                    f"Mean accuracy on their own {_kind(config, trained)}, by decile of size.",
+                    f"Mean accuracy on their own {_kind(config, trained)}, by decile "
+                    "of size.",
                 ),
             ),
             tables=(decile_table(strata), client_inequality.table(spread, level)),
@@ -497,8 +498,8 @@ def _on(config: specs.RunConfig, trained: Any) -> str:
 
 def _measured(config: specs.RunConfig, own: Clients, trained: Any) -> str:
     return (
-        f"A client's own accuracy is on its {_kind(config, trained)}, a small client's is "
-        f"coarse: quantiles are over clients with {own.n_min} or more of them."
+        f"A client's own accuracy is on its {_kind(config, trained)}, a small client's "
+        f"is coarse: quantiles are over clients with {own.n_min} or more of them."
     )
 
 
