@@ -9,14 +9,15 @@
   --workdir     holds a directory and a log per point, and the results; default:
                 runs/<name of the config>-sweep.
   --jobs        points that run at the same time.
-  --launcher    local runs the points here; slurm prints a script for sbatch.
+  --launcher    local runs the points here; slurm makes the workdir, for the logs, and
+                prints a script for sbatch.
 
 The same command again skips the points that are finished and continues those that were
 killed. SIGTERM ends the points that run, too. A point that fails is reported, the
 others go on, and the exit code is 1. At the end, over all finished points: frontier.md,
 .csv, .json, .svg and .html, where points that differ in the seed alone are one setting
 with a t-interval over seeds. Points of experiment 'tune' are cells of a grid as well:
-grid.json and .html.
+grid.json and .html, unless two points are one cell, which is told.
 """
 
 import csv
@@ -42,7 +43,10 @@ from trustml.report import frontier, grid
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _LAUNCHERS = ("local", "slurm")
 _GRACE_SECONDS = 10.0  # from asking a process to end to ending it
-_CSV = ("name", "epsilon", "delta", "value", "lo", "hi", "seeds", "seconds_per_step")
+_CSV = (
+    *("name", "epsilon", "delta", "value", "lo", "hi", "seeds", "seconds_per_step"),
+    *("figure", "interval"),
+)
 
 
 class Terminated(Exception):
@@ -336,11 +340,21 @@ def summarize(sweep: Sweep) -> pathlib.Path | None:
                 found.append(entry | {"name": point.setting + several})
     if not found:
         return None
-    if cells:
-        grid.write(sweep.workdir, cells, title=sweep.title)
     page = frontier.write(sweep.workdir, found, title=sweep.title)
     report_lib.put(sweep.workdir / "frontier.csv", _table(frontier.collapse(found)))
+    if cells:
+        _write_grid(sweep, cells)
     return page
+
+
+def _write_grid(sweep: Sweep, cells: list[dict[str, Any]]) -> None:
+    """Writes the grid; cells that make none are told, and an older grid is removed."""
+    try:
+        grid.write(sweep.workdir, cells, title=sweep.title)
+    except ValueError as error:
+        for name in ("grid.json", "grid.html"):
+            (sweep.workdir / name).unlink(missing_ok=True)
+        print(f"no grid: {run.one_line(error)}", file=sys.stderr)
 
 
 def _table(entries: Iterable[dict[str, Any]]) -> str:
@@ -353,11 +367,15 @@ def _table(entries: Iterable[dict[str, Any]]) -> str:
 
 
 def slurm(sweep: Sweep) -> str:
-    """A script for `sbatch` that runs the points as an array."""
+    """A script for `sbatch` that runs the points as an array.
+
+    Slurm opens the logs before the script begins and makes no directory for them: the
+    workdir has to be there when the script is submitted.
+    """
     lines = "\n".join(
         f"  {shlex.quote(shlex.join(command_of(p)))}" for p in sweep.points
     )
-    place = shlex.quote(str(sweep.workdir / "%a.log"))
+    place = shlex.quote(str(sweep.workdir.absolute() / "%a.log"))
     return (
         "#!/usr/bin/env bash\n"
         f"#SBATCH --array=0-{len(sweep.points) - 1}%{sweep.jobs}\n"
@@ -382,6 +400,8 @@ def main(
     try:
         sweep = parse(argv)
         if sweep.launcher == "slurm":
+            with run.explained(sweep.workdir):
+                sweep.workdir.mkdir(parents=True, exist_ok=True)
             print(slurm(sweep), end="")
             return 0
         with run.explained(sweep.workdir):

@@ -138,6 +138,9 @@ def test_the_best_rates_are_trained_for_every_seed(data, tmp_path, monkeypatch):
     assert report["budget"] == 6 and len(report["tried"]) == 6
     tuned = report["tuned"]
     assert (tuned["client_rate"], tuned["server_rate"]) == (0.1, 2.0)
+    cell = report["cell"]
+    assert (cell["client_rate"], cell["server_rate"]) == (0.1, 2.0)
+    assert cell["seed"] == made.seed and cell["algorithm"] == "fedavg"
     assert tuned["values"] == [0.5, 0.6, 0.7]
     # Student's t with two degrees of freedom: 4.3027 * 0.1 / sqrt(3) = 0.2484.
     assert tuned["hi"] == pytest.approx(0.6 + 0.2484, abs=1e-3)

@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
@@ -170,11 +171,60 @@ def test_several_runs_of_one_report_stay_apart(here):
     assert [entry["name"] for entry in found] == names
 
 
+def _cells(made, algorithms):
+    """A report of 'tune' for each of the first points, as cells sgd x sgd."""
+    values = {"values": [0.3, 0.4], "value": 0.35, "lo": 0.0, "hi": 0.9, "n": 2}
+    tuned = {"figure": "rouge_l", "client_rate": 1.0, "server_rate": 1.0, **values}
+    for point, algorithm in zip(made.points, algorithms, strict=False):
+        cell = {"partition": "iid", "prox": 0.0, "algorithm": algorithm, "seed": 0}
+        page = {
+            "title": "T",
+            "cell": cell | {"client": "sgd", "server": "sgd"},
+            "headline": {"figure": "rouge_l", "value": 0.35, "n": 2},
+            "what": "ROUGE-L",
+            "tuned": tuned,
+            "shared": None,
+            "budget": 1,
+            "baseline": {},
+        }
+        point.workdir.mkdir(parents=True, exist_ok=True)
+        (point.workdir / "report.json").write_text(json.dumps(page))
+
+
+def test_cells_of_a_grid_are_a_frontier_by_their_figure(here):
+    made = sweep.parse(["--config=mine.py", "--workdir=s"])
+    _cells(made, ("fedavg", "scaffold"))
+    sweep.summarize(made)
+    with (here / "s/frontier.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["figure"] == "ROUGE-L" and row["interval"] == "seeds"
+    assert row["seeds"] == "2" and float(row["value"]) == pytest.approx(0.35)
+    assert "iid, algorithm scaffold" in (here / "s/grid.html").read_text()
+
+
+def test_a_grid_that_cannot_be_made_leaves_the_frontier(here, capsys):
+    made = sweep.parse(["--config=mine.py", "--workdir=s"])
+    _cells(made, ("fedavg", "scaffold"))
+    sweep.summarize(made)
+    _cells(made, ("fedavg", "fedavg"))
+    (here / "s/frontier.csv").unlink()
+    assert sweep.summarize(made).exists()
+    assert (here / "s/frontier.csv").exists()
+    error = capsys.readouterr().err
+    assert error.startswith("no grid: entries[1]['cell']='sgd x sgd, iid")
+    assert error.count("\n") == 1
+    assert not list((here / "s").glob("grid.*"))  # not that of other cells, either
+
+
 def test_slurm_prints_a_script(here, capsys):
     assert sweep.main(["--config=mine.py", "--launcher=slurm", "--jobs=3"]) == 0
     script = capsys.readouterr().out
     assert script.startswith("#!/usr/bin/env bash\n#SBATCH --array=0-5%3\n")
-    assert script.count("launch.run") == 6 and not (here / "runs").exists()
+    assert script.count("launch.run") == 6
+    # Slurm opens the logs before the script begins and makes no directory for them.
+    logs = pathlib.Path(shlex.split(script.split("--output=")[1])[0])
+    assert logs == here / "runs/mine-sweep/%a.log" and logs.parent.is_dir()
+    assert list(logs.parent.iterdir()) == []
     done = subprocess.run(["bash", "-n"], input=script, text=True)
     assert done.returncode == 0
 
@@ -210,6 +260,10 @@ WRONG = {
     ),
     "no place for a directory": (
         ["--config=mine.py", "--workdir=/proc/x"],
+        ["workdir='/proc/x' cannot be used: /proc/x: No such file", "choose another"],
+    ),
+    "no place for the logs of slurm": (
+        ["--config=mine.py", "--workdir=/proc/x", "--launcher=slurm"],
         ["workdir='/proc/x' cannot be used: /proc/x: No such file", "choose another"],
     ),
     "another sweep's directory": (

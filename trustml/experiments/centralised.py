@@ -80,6 +80,7 @@ def run(config: specs.RunConfig, workdir: pathlib.Path) -> pathlib.Path:
             "valid": federate_page.numbers(tuned),
             "baseline": federate_page.numbers(without),
             "headline": federate_page.headline(tested),
+            "what": scores.WORDS[federate_page.headline(tested)["figure"]],
             "cell": cell(config),
         },
         methods=METHODS,

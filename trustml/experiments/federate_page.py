@@ -84,6 +84,7 @@ def write(
         "valid": numbers(tuned),
         "baseline": numbers(without),
         "headline": headline(tested),
+        "what": scores.WORDS[headline(tested)["figure"]],
         "cell": federation.cell(config),
         "trainable_fraction": trained.sent / total,
         "bytes_per_client": 4 * trained.sent,

@@ -167,7 +167,8 @@ def _valid(one: dict[str, Any]) -> float:
 def _write(config, data, task, workdir, tried, own, shared) -> pathlib.Path:
     key = rng.step_key(rng.stream(rng.root(config.seed), "init"), 0)
     params = task.init(key)
-    cell = (centralised if config.tune.centralised else federation).cell(config)
+    chosen = at(config, own["client_rate"], own["server_rate"], config.seed)
+    cell = (centralised if config.tune.centralised else federation).cell(chosen)
     without = scores.baseline(data, "test")
     name = own["figure"]
     card = words.Card(

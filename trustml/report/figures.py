@@ -362,7 +362,8 @@ def cost(runs: Runs) -> str:
 
 
 def frontier(points: Sequence[Mapping[str, Any]]) -> str:
-    """Accuracy against epsilon for the points of `frontier.collapse`."""
+    """Accuracy against epsilon, of the points of `frontier.collapse` of one figure."""
+    what = points[0]["figure"] if points else "accuracy"
     private = [p for p in points if schema.number(p, "epsilon")]
     plain = [p for p in points if not schema.number(p, "epsilon")]
     if not private:
@@ -388,9 +389,9 @@ def frontier(points: Sequence[Mapping[str, Any]]) -> str:
             drawing.point(ax, point["epsilon"], point, look)
         drawing.epsilon_axis(ax, [p["epsilon"] for p in private])
         ax.yaxis.set_major_formatter(drawing.percent_axis)
-        ax.set_ylabel("test accuracy with its interval")
+        ax.set_ylabel(f"test {what} with its interval")
 
-    alt = "Test accuracy against epsilon: " + "; ".join(
+    alt = f"Test {what} against epsilon: " + "; ".join(
         f"{p['name']} {fmt.estimate(p)}" for p in points
     )
     return drawing.svg("frontier", alt + ".", draw, 3.2)
