@@ -1,5 +1,6 @@
 """Analytics: sensitivity by brute force, noise and epsilon by their laws, Zipf data."""
 
+import inspect
 import math
 
 import dp_accounting
@@ -228,3 +229,62 @@ def test_bad_input_is_refused(name):
     } | changed  # fmt: skip
     with pytest.raises(ValueError, match=said):
         analytics.histogram(options.pop("values"), options.pop("sizes"), **options)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Queries as users have them: without the types that only tests check."""
+    for name in ("histogram", "heavy_hitters", "quantile"):
+        plain = inspect.unwrap(getattr(analytics, name))
+        monkeypatch.setattr(analytics, name, plain)
+
+
+NOT_WHOLE = {
+    "float": (np.array([0.0, 1.0]), r"values='float64\[2\]' must be integers"),
+    "fraction": (np.array([0.5, 1.0]), r"values='float64\[2\]' must be integers"),
+    "bool": (np.array([True, False]), r"values='bool\[2\]' must be integers"),
+    "text": (np.array(["a", "b"]), r"values='str_\[2\]' must be integers"),
+    "table": (np.array([[0], [1]]), r"values='int64\[2, 1\]' must be integers"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_WHOLE)
+@pytest.mark.parametrize("query", ["histogram", "heavy_hitters"])
+@pytest.mark.usefixtures("unchecked")
+def test_bins_that_are_no_integers_are_refused_by_name(query, name):
+    values, said = NOT_WHOLE[name]
+    with pytest.raises(ValueError, match=said):
+        getattr(analytics, query)(
+            values, np.array([1, 1]), bins=6, limit=1, noise=NOISES["gaussian"],
+            root=ROOT, number=0,
+        )  # fmt: skip
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("sizes", [np.array([1.5, 1.5]), np.array(["1", "1"])])
+def test_sizes_that_are_no_integers_are_refused_by_name(sizes):
+    with pytest.raises(ValueError, match=r"sizes='.*\[2\]' must be integers"):
+        counts(np.array([0, 1]), sizes)
+    # Nothing at all is of any type.
+    np.testing.assert_array_equal(counts(np.array([]), np.array([])), 0)
+
+
+def median(values):
+    return analytics.quantile(
+        values, np.array([2, 2]), 0.5, low=0, high=1, limit=2, steps=3, root=ROOT,
+        number=0, noise=analytics.gaussian(1e-6),
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_quantile_takes_infinities_and_refuses_what_has_no_order():
+    low, high = -np.inf, np.inf
+    ends = median(np.array([low, 0.2, low, low])), median(np.array([high] * 4))
+    assert (ends[0].low, ends[1].high) == (0, 1)
+    with pytest.raises(ValueError, match=r"values\[2\]=nan .*1 of 4"):
+        median(np.array([0.1, 0.2, np.nan, high]))
+    with pytest.raises(ValueError, match="values is str_.*array of numbers"):
+        median(np.array(["0.1", "0.2", "0.3", "0.4"]))
+    # Two numbers of an example would move the count by more than was declared.
+    with pytest.raises(ValueError, match=r"values=\[4, 2\] must be numbers on one"):
+        median(np.zeros((4, 2)))

@@ -103,6 +103,27 @@ def test_personal_models_are_those_that_clients_keep(name):
     check(world, evaluated(world, algorithm.personal, memory), models)
 
 
+def models(count):
+    rows = lambda x: np.zeros((count, *x.shape), np.float32)  # noqa: E731
+    return jax.tree.map(rows, worlds.make().params)
+
+
+MEMORIES = {
+    "left_out": (lambda: (), r"memory=\(\) must be a pytree of arrays \[4, "),
+    "none": (lambda: None, "memory=None must be a pytree of arrays"),
+    "short": (lambda: models(3), r"\['bias'\]='array \[3, 3\]' must be an array \[4, "),
+    "long": (lambda: models(5), r"\['bias'\]='array \[5, 3\]' must be an array \[4, "),
+    "scalar": (lambda: (models(4), 1.0), r"memory\[1\]='array \[\]' must be an array"),
+}
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_memory_that_is_not_of_the_clients_is_refused_by_name(name):
+    world, (memory, said) = worlds.make(np.array([5, 0, 9, 2])), MEMORIES[name]
+    with pytest.raises(ValueError, match=said):
+        evaluated(world, PERSONAL["ditto"]().personal, memory())
+
+
 def test_a_summary_by_hand():
     values = np.array([np.nan, 0.0, 1.0, 0.5, 0.7, 0.9])
     examples = np.array([0, 1, 2, 4, 8, 16])
@@ -119,6 +140,26 @@ def test_a_summary_by_hand():
     assert (found.seen, found.new) == pytest.approx((0.7, 0.85))
     losses = evaluation.summary(values, examples, n_min=2, higher_is_better=False)
     assert losses.worst_decile == 1.0 and losses.seen is None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_no_number_is_counted_and_in_no_mean(bad):
+    values = np.array([np.nan, bad, 0.2, bad, 0.4, 0.9])
+    examples = np.array([0, 1, 1, 8, 2, 4])
+    taken = np.array([0, 1, 0, 0, 1, 1])
+    found = evaluation.summary(values, examples, n_min=2, taken=taken)
+    # One of the two has fewer than n_min examples: it is out of the example mean too.
+    assert found.example_mean == pytest.approx((0.2 + 0.8 + 3.6) / 7)
+    assert (found.nonfinite, found.clients) == (2, 2)
+    finite = np.isfinite(values)
+    wanted = evaluation.summary(
+        values[finite], examples[finite], n_min=2, taken=taken[finite]
+    )
+    assert found == wanted._replace(nonfinite=2)
+    assert wanted.nonfinite == 0
+    # The client without examples is not one whose value failed.
+    assert evaluation.summary(np.array([bad, 1.0]), np.array([0, 1])).nonfinite == 0
+    assert evaluation.summary(np.full(2, bad), np.ones(2, int)) is None
 
 
 def test_nobody_gives_no_metric():

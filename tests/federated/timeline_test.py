@@ -1,5 +1,7 @@
 """Timelines: bounds, caps, laws of retention, against loops over clients."""
 
+import inspect
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -148,6 +150,69 @@ def test_duplicate_points_still_fill_the_storage():
     assert timeline.sizes(made, 4).tolist() == np.minimum(SIZES, CAP).tolist()
 
 
+SHORT = np.array([0, 3, 5])  # a store of clients with 3 and 2 examples
+MORE = np.array([[1, 1], [3, 4]])  # of which the second gets 4
+
+
+@pytest.mark.parametrize("made", ["keep_all", "fifo", "static", "reservoir"])
+def test_more_arrivals_than_the_store_holds_are_refused(made):
+    calendar = {
+        "keep_all": lambda: timeline.keep_all(MORE),
+        "fifo": lambda: timeline.fifo(MORE, 2),
+        "static": lambda: timeline.static(MORE[1], 2),
+        "reservoir": lambda: timeline.reservoir(MORE, 2, seed=0),
+    }[made]()
+    with pytest.raises(ValueError, match="of client 1=4 must be <= the 2 examples"):
+        timeline.rows(calendar, 1, SHORT)
+    with pytest.raises(ValueError, match=r"offsets='int64\[2\]' .* of 2 clients"):
+        timeline.rows(calendar, 0, SHORT[:2])
+
+
+def test_a_period_that_fits_the_store_is_given():
+    rows, starts = timeline.rows(timeline.keep_all(MORE), 0, SHORT)
+    assert (rows.tolist(), starts.tolist()) == ([0, 3], [0, 1, 2])
+
+
+def test_retention_by_labels_or_points_reads_no_other_client():
+    longer = np.array([0, 3, 5, 9])
+    third = np.c_[MORE, [0, 0]]
+    with pytest.raises(ValueError, match="of client 1=4 must be <= the 2 examples"):
+        timeline.class_balanced(third, 2, np.zeros(9, int), longer, seed=0)
+    with pytest.raises(ValueError, match="of client 1=4 must be <= the 2 examples"):
+        timeline.gradient_diversity(third, 2, np.zeros((9, 2)), longer)
+
+
+def test_unsigned_times_are_seen_to_fall():
+    times, ends = np.array([3, 1], np.uint32), np.array([0, 2])
+    by_time = inspect.unwrap(timeline.by_time)
+    with pytest.raises(ValueError, match="row 1.* is earlier than"):
+        by_time(times, ends, times[:1])
+    with pytest.raises(ValueError, match="edges=.* must ascend"):
+        by_time(times[::-1], ends, times)
+
+
+def test_the_last_period_may_have_no_end():
+    edges = np.array([1.0, np.inf])
+    found = timeline.by_time(np.array([0.5, 1.0, 9.0]), np.array([0, 3]), edges)
+    assert found.tolist() == [[1], [3]]
+
+
+def no_number(row, value=np.nan, like=POINTS):
+    changed = np.array(like)
+    changed[row] = value
+    return changed
+
+
+# As users have them: without the types that only tests check.
+def balanced(labels):
+    plain = inspect.unwrap(timeline.class_balanced)
+    return plain(ARRIVED, CAP, labels, OFFSETS, seed=3)
+
+
+def diverse(points):
+    return inspect.unwrap(timeline.gradient_diversity)(ARRIVED, CAP, points, OFFSETS)
+
+
 @pytest.mark.parametrize(
     "make,sentence",
     [
@@ -169,8 +234,63 @@ def test_duplicate_points_still_fill_the_storage():
             ),
             "edges=.* must ascend",
         ),
+        (
+            lambda: timeline.by_time(
+                np.array([2.0, np.nan, 1.0]), np.array([0, 3]), np.ones(1)
+            ),
+            r"times\[1\]='nan' must be finite",
+        ),
+        (
+            lambda: timeline.by_time(
+                np.array([1.0, np.inf]), np.array([0, 2]), np.ones(1)
+            ),
+            r"times\[1\]='inf' must be finite",
+        ),
+        (
+            lambda: timeline.by_time(
+                np.ones(1), np.array([0, 1]), np.array([2.0, np.nan, 1.0])
+            ),
+            r"edges\[1\]='nan' is no time",
+        ),
+        (
+            lambda: timeline.by_time(np.ones(1), np.array([0, 2]), np.ones(1)),
+            "times=1 rows must be the 2 examples",
+        ),
+        (lambda: balanced(LABELS[:-1]), "labels=95 rows must be the 96 examples"),
+        (lambda: balanced(np.r_[LABELS, 0]), "labels=97 rows must be the 96 examples"),
+        (lambda: balanced(LABELS + 0.5), r"labels='float64\[96\]' must be integers"),
+        (lambda: balanced(LABELS == 1), r"labels='bool\[96\]' must be integers"),
+        (lambda: balanced(LABELS[:, None]), r"labels='int64\[96, 1\]' must be int"),
+        (lambda: balanced(LABELS - 1), r"labels\[\d+\]=-1 must be >= 0"),
+        (lambda: diverse(no_number(7)), r"embeddings\[7, 0\]=nan must be finite"),
+        (lambda: diverse(no_number(7, np.inf)), r"embeddings\[7, 0\]=inf must be"),
+        (lambda: diverse(POINTS[:-1]), "embeddings=95 rows must be the 96 examples"),
+        (lambda: diverse(POINTS[:, 0]), r"embeddings=\[96\] must be an array"),
     ],
-    ids=["periods", "cap", "horizon", "falls", "negative", "beyond", "times", "edges"],
+    ids=[
+        "periods",
+        "cap",
+        "horizon",
+        "falls",
+        "negative",
+        "beyond",
+        "times",
+        "edges",
+        "nan_time",
+        "inf_time",
+        "nan_edge",
+        "few_times",
+        "few_labels",
+        "many_labels",
+        "fractions",
+        "bool_labels",
+        "table_of_labels",
+        "negative_label",
+        "nan_point",
+        "inf_point",
+        "few_points",
+        "flat_points",
+    ],
 )
 def test_bad_input_is_refused_in_a_sentence(make, sentence):
     with pytest.raises(ValueError, match=sentence):

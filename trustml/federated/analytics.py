@@ -167,12 +167,14 @@ def histogram(
       counted: one of `COUNTED`.
 
     Raises:
-      ValueError: for values outside the bins, or sizes that do not add up.
+      ValueError: for values that are no integers or lie outside the bins (3.0, True and
+        text are no integers), or sizes that do not add up.
     """
     bins = _validate.integer_at_least("bins", bins, 1, "count the bins")
     limit = _validate.integer_at_least("limit", limit, 1, "20 is usual")
     _validate.one_of("counted", counted, COUNTED)
-    values, owner = _owned(values, sizes)
+    values = _integers("values", values, "give the number of the bin of each example")
+    owner = _owner(values, sizes)
     if not len(values):
         return None
     wrong = values[(values < 0) | (values >= bins)]
@@ -216,6 +218,9 @@ def heavy_hitters(
       threshold: noisy count that a bin needs; None: the least one that any bin which
         nobody holds reaches with a chance of at most `false_rate`.
       false_rate: in (0, 1).
+
+    Raises:
+      ValueError: see `histogram`.
     """
     found = histogram(
         values, sizes, bins=bins, limit=limit, noise=noise, root=root, number=number
@@ -251,7 +256,7 @@ def quantile(
     the noisy answer points to: steps are releases, and cost as many.
 
     Args:
-      values: client after client.
+      values: client after client; infinities count as at the ends.
       sizes: n_k, public.
       share: of the examples that are to lie below, in (0, 1).
       low: where bisection begins; what is beyond counts as at the end.
@@ -261,6 +266,10 @@ def quantile(
       number: see `histogram`; one for all steps.
       limit: examples of one client at most.
       steps: halvings, each a release.
+
+    Raises:
+      ValueError: for values that are no numbers, NaN among them, or sizes that do not
+        add up.
     """
     share = _validate.in_open_interval("share", share, 0, 1, "0.5 is the median")
     limit = _validate.integer_at_least("limit", limit, 1, "1 counts clients alike")
@@ -268,9 +277,20 @@ def quantile(
     low, high = _validate.finite("low", low), _validate.finite("high", high)
     if not low < high:
         _validate.fail("high", high, f"must exceed low={low}", "swap them")
-    values, owner = _owned(values, sizes)
+    values = _validate.numbers_of("values", values)
+    if values.ndim != 1:
+        cure = "give one number for each example"
+        _validate.fail(
+            "values", list(values.shape), "must be numbers on one axis", cure
+        )
+    owner = _owner(values, sizes)
     if not len(values):
         return None
+    lost = np.flatnonzero(np.isnan(values))
+    if lost.size:
+        bound = f"has no place in an order ({lost.size} of {len(values)} have none)"
+        cure = "leave out examples without a value"
+        _validate.fail(f"values[{lost[0]}]", math.nan, bound, cure)
     generator = _generator(root, number)
     handed = values[_chosen(root, number, owner, len(sizes), limit)]
     scale, event = _scaled(noise, limit)
@@ -283,13 +303,22 @@ def quantile(
     return Quantile((low + high) / 2, low, high, scale, whole, _RELATIONS[noise.name])
 
 
-def _owned(values, sizes) -> tuple[np.ndarray, np.ndarray]:
-    values, sizes = np.asarray(values), np.asarray(sizes).astype(np.int64)
+def _integers(field: str, given, cure: str) -> np.ndarray:
+    """One axis of integers, int64; nothing at all is of any type."""
+    found = np.asarray(given)
+    if found.ndim != 1 or found.size and found.dtype.kind not in "iu":
+        what = f"{found.dtype.type.__name__}{list(found.shape)}"
+        _validate.fail(field, what, "must be integers on one axis", cure)
+    return found.astype(np.int64)
+
+
+def _owner(values: np.ndarray, sizes) -> np.ndarray:
+    """Whose each of the values is."""
+    sizes = _integers("sizes", sizes, "count the examples of each client")
     if sizes.sum() != len(values) or (sizes < 0).any():
         bound = f"must add up to the {len(values)} values"
         _validate.fail("sizes", int(sizes.sum()), bound, "give one for each client")
-    kind = np.int64 if values.dtype.kind in "iu" else np.float64
-    return values.astype(kind), np.repeat(np.arange(len(sizes)), sizes)
+    return np.repeat(np.arange(len(sizes)), sizes)
 
 
 def _chosen(root, number: int, owner, clients: int, limit: int) -> np.ndarray:

@@ -7,7 +7,8 @@ the mean over clients, quantiles and the worst tenth of clients, clients by acti
 (how many examples they hold), those that took part in training against those that are
 new, and the server's model against the clients' own. Clients with few examples have
 coarse values: quantiles are of clients with `n_min` examples or more. Where no client
-counts there is no metric, which is not a metric of 0.
+counts there is no metric, which is not a metric of 0. A client whose value is NaN or
+infinite is in no figure, which would else be as lost as its value: such are counted.
 
 Values are NOT private.
 
@@ -72,6 +73,9 @@ class Decile(NamedTuple):
 class Summary(NamedTuple):
     """One metric over the clients that count: those with `n_min` examples or more.
 
+    Clients whose value is not finite are left out of all means, quantiles and counts
+    alike, but for `nonfinite`, which tells of how many the figures are silent.
+
     Attributes:
       clients: that count.
       n_min: examples that a client needs to count.
@@ -84,6 +88,7 @@ class Summary(NamedTuple):
       deciles: by activity, the least active clients first.
       seen: mean over clients that took part in training; None without one.
       new: mean over those that did not; None without one.
+      nonfinite: clients with an example or more whose value is NaN or infinite.
     """
 
     clients: int
@@ -97,6 +102,7 @@ class Summary(NamedTuple):
     deciles: tuple[Decile, ...]
     seen: float | None
     new: float | None
+    nonfinite: int = 0
 
 
 class _Local(NamedTuple):
@@ -181,7 +187,8 @@ def make(
       fn(params, place, sizes, *, starts=None, memory=()) -> Evaluated. place: rows ->
         (data, index), of a `feed.Feed`; sizes: int[K]; starts: int[K], where each
         client's rows begin, one after another where None; memory: pytree of arrays
-        [K, ...], what clients remember.
+        [K, ...], what clients remember; needed with `own`. It raises a ValueError
+        for a memory that is not of the K clients.
     """
     made = sweep.make(
         program(predict, metrics, own=own),
@@ -194,6 +201,7 @@ def make(
 
     def evaluate(params, place, sizes, *, starts=None, memory=()):
         sizes = np.asarray(sizes).astype(np.int64)
+        _check_memory(memory, len(sizes), needed=own is not None)
         if starts is None:
             starts = np.cumsum(sizes) - sizes
         values = {name: np.full(len(sizes), np.nan) for name in metrics}
@@ -225,7 +233,8 @@ def summary(
     """What values of clients say; None where no client counts.
 
     Args:
-      values: of each client, NaN where it has no example.
+      values: of each client, NaN where it has no example. One that is not finite though
+        there are examples is in no figure but `Summary.nonfinite`.
       examples: that these are means over.
       n_min: see `Summary`.
       taken: rounds that each client took part in; None: not known.
@@ -233,11 +242,12 @@ def summary(
       higher_is_better: whether the worst clients are those of the smallest values.
     """
     n_min = _validate.integer_at_least("n_min", n_min, 1, "1 counts everybody")
-    there = np.isfinite(values) & (examples >= n_min)
+    finite = np.isfinite(values)
+    there = finite & (examples >= n_min)
     if not there.any():
         return None
     some = values[there]
-    held = examples > 0
+    held = finite & (examples > 0)
     low, middle, high = np.quantile(some, (0.1, 0.5, 0.9))
     ranked = np.sort(some) if higher_is_better else -np.sort(-some)
     active = examples if activity is None else activity
@@ -261,6 +271,7 @@ def summary(
         ),
         seen=None if taken is None else _mean(values[there & (taken > 0)]),
         new=None if taken is None else _mean(values[there & (taken == 0)]),
+        nonfinite=int(np.count_nonzero(~finite & (examples > 0))),
     )
 
 
@@ -271,6 +282,20 @@ def by_activity(
     clients = np.flatnonzero(there)
     order = clients[np.argsort(activity[clients], kind="stable")]
     return np.array_split(order, min(parts, len(order))) if len(order) else []
+
+
+def _check_memory(memory: PyTree, clients: int, *, needed: bool) -> None:
+    cure = "give what clients remember after rounds, state.memory[0]"
+    leaves = jax.tree_util.tree_leaves_with_path(memory)
+    if needed and not leaves:
+        bound = f"must be a pytree of arrays [{clients}, ...] where models are own"
+        _validate.fail("memory", memory, bound, cure)
+    for path, leaf in leaves:
+        shape = np.shape(leaf)
+        if shape[:1] != (clients,):
+            field = f"memory{jax.tree_util.keystr(path)}"
+            bound = f"must be an array [{clients}, ...], a row for each client"
+            _validate.fail(field, f"array {list(shape)}", bound, cure)
 
 
 def _mean(values: np.ndarray) -> float | None:

@@ -83,17 +83,30 @@ def by_time(
     """Arrivals by timestamps: hi[t, k] examples of client k lie before edges[t].
 
     Args:
-      times: of the examples, ascending within each client.
+      times: of the examples, finite, ascending within each client.
       offsets: client k owns examples offsets[k] to offsets[k+1].
-      edges: ascending ends of the periods.
+      edges: ascending ends of the periods; the last may be infinite.
 
     Raises:
-      ValueError: where times or edges are not in order.
+      ValueError: where times or edges are not in order, a time is not finite, an edge
+        is NaN, or times are not those of all examples.
     """
     times, offsets = np.asarray(times), np.asarray(offsets, np.int64)
-    if np.any(np.diff(edges) < 0):
-        _validate.fail("edges", np.asarray(edges).tolist(), "must ascend")
-    falls = np.flatnonzero(np.diff(times) < 0) + 1
+    edges = np.asarray(edges)
+    _check_rows("times", times, offsets)
+    lost = np.flatnonzero(~np.isfinite(times))
+    if lost.size:
+        cure = "leave out examples without a time"
+        value = str(times[lost[0]])
+        _validate.fail(f"times[{lost[0]}]", value, "must be finite", cure)
+    lost = np.flatnonzero(np.isnan(edges))
+    if lost.size:
+        cure = "inf is an end that never comes"
+        _validate.fail(f"edges[{lost[0]}]", str(edges[lost[0]]), "is no time", cure)
+    # Differences of unsigned numbers would never be below 0.
+    if np.any(edges[1:] < edges[:-1]):
+        _validate.fail("edges", edges.tolist(), "must ascend")
+    falls = np.flatnonzero(times[1:] < times[:-1]) + 1
     wrong = falls[~np.isin(falls, offsets)]
     if wrong.size:
         cure = "sort examples by (client, time)"
@@ -180,10 +193,17 @@ def class_balanced(
       labels: of all examples of the store, integers >= 0.
       offsets: client k owns examples offsets[k] to offsets[k+1].
       seed: of the keys.
+
+    Raises:
+      ValueError: for labels that are not integers >= 0, one for each example, or where
+        more of a client has arrived than it owns.
     """
     hi, most = _arrived(arrived), _most(most)
+    labels, offsets = _labels(labels), np.asarray(offsets, np.int64)
+    _check_rows("labels", labels, offsets)
+    _check_held("arrived[-1]", hi[-1], offsets)
     client, position = _flat(hi[-1])
-    label = np.asarray(labels)[np.asarray(offsets)[client] + position]
+    label = labels[offsets[client] + position]
     key = counters.uniforms(seed, "reservoir", client, position)
     # Which label gets the slot that does not divide: by chance, once for a client.
     turn = counters.uniforms(seed, "reservoir", client, label, 1)
@@ -215,11 +235,17 @@ def gradient_diversity(
     Args:
       arrived: hi[t, k].
       most: M.
-      embeddings: of all examples of the store, such as last-layer gradients.
+      embeddings: of all examples of the store, finite, such as last-layer gradients.
       offsets: client k owns examples offsets[k] to offsets[k+1].
+
+    Raises:
+      ValueError: for embeddings that are not finite numbers, a row for each example, or
+        where more of a client has arrived than it owns.
     """
     hi, most = _arrived(arrived), _most(most)
-    points, starts = np.asarray(embeddings, np.float64), np.asarray(offsets, np.int64)
+    points, starts = _points(embeddings), np.asarray(offsets, np.int64)
+    _check_rows("embeddings", points, starts)
+    _check_held("arrived[-1]", hi[-1], starts)
     kept = np.full((*hi.shape, most), -1, np.int32)
     before = np.zeros(hi.shape[1], np.int64)
     for period, seen in enumerate(hi):
@@ -257,10 +283,16 @@ def rows(
 
     Returns:
       (int64[sum of n_k(t)], int64[K+1]).
+
+    Raises:
+      ValueError: for another number of clients, or where more of a client has arrived
+        than the store holds.
     """
     counts = sizes(timeline, period).astype(np.int64)
+    offsets = np.asarray(offsets, np.int64)
+    _check_held(f"timeline.hi[{period}]", timeline.hi[period], offsets)
     client, position = _flat(counts)
-    starts = np.asarray(offsets, np.int64)[client]
+    starts = offsets[client]
     if timeline.kept is None:
         local = timeline.lo[period][client] + position
     else:
@@ -337,6 +369,55 @@ def _arrived(arrived: np.ndarray) -> np.ndarray:
         cure = "count all that has arrived so far"
         _validate.fail("arrived", "a count", "falls over periods or is negative", cure)
     return hi.astype(np.int32)
+
+
+def _check_held(field: str, hi: np.ndarray, offsets: np.ndarray) -> None:
+    """Refuses arrivals beyond the rows that a client owns: they are of the next one."""
+    if offsets.shape != (len(hi) + 1,):
+        bound = f"must be the {len(hi) + 1} ends of {len(hi)} clients"
+        what = f"{offsets.dtype}{list(offsets.shape)}"
+        _validate.fail("offsets", what, bound, "give those of the timeline's store")
+    owned = np.diff(offsets)
+    over = np.flatnonzero(hi > owned)
+    if over.size:
+        k = over[0]
+        bound = f"must be <= the {owned[k]} examples that the store holds of it"
+        cure = "make the timeline from the sizes of this store"
+        _validate.fail(f"{field} of client {k}", int(hi[k]), bound, cure)
+
+
+def _check_rows(field: str, values: np.ndarray, offsets: np.ndarray) -> None:
+    if len(values) != offsets[-1]:
+        bound = f"rows must be the {offsets[-1]} examples of the store"
+        _validate.fail(field, len(values), bound, "give one for each example")
+
+
+def _labels(labels: np.ndarray) -> np.ndarray:
+    found = np.asarray(labels)
+    if found.ndim != 1 or found.dtype.kind not in "iu":
+        what = f"{found.dtype.type.__name__}{list(found.shape)}"
+        cure = "number the labels from 0"
+        _validate.fail("labels", what, "must be integers on one axis", cure)
+    below = np.flatnonzero(found < 0)
+    if below.size:
+        cure = "give examples without one a number of their own"
+        value = int(found[below[0]])
+        _validate.fail(f"labels[{below[0]}]", value, "must be >= 0", cure)
+    return found
+
+
+def _points(embeddings: np.ndarray) -> np.ndarray:
+    found = _validate.numbers_of("embeddings", embeddings)
+    if found.ndim != 2:
+        cure = "give a row for each example"
+        _validate.fail("embeddings", list(found.shape), "must be an array [N, D]", cure)
+    lost = np.argwhere(~np.isfinite(found))
+    if len(lost):
+        row, column = lost[0]
+        cure = "leave out the example, or embed it by a model that has not diverged"
+        value = float(found[row, column])
+        _validate.fail(f"embeddings[{row}, {column}]", value, "must be finite", cure)
+    return found
 
 
 def _most(most: int) -> int:
