@@ -527,7 +527,7 @@ def test_rounds_that_a_rule_gave_up_are_counted(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert f"In {many} of 8 rounds the model stayed as it was" in page
     assert "is not known where clients differ" in page
-    assert "which bears 1 that lie" in page
+    assert "which bears 1 of them lying" in page
 
 
 @pytest.mark.parametrize(

@@ -508,10 +508,8 @@ def _together(spec: specs.FederatedSpec) -> str:
     """What becomes of messages."""
     if not spec.robust:
         return f"weighted by {spec.weighting!r}"
-    bears = "half of them but one"
-    if spec.robust != "median":
-        bears = f"{spec.attackers} that lie"
-    return f"put together by {spec.robust!r}, which bears {bears}"
+    bears = "fewer than half" if spec.robust == "median" else f"{spec.attackers}"
+    return f"put together by {spec.robust!r}, which bears {bears} of them lying"
 
 
 def _on_training(config: specs.RunConfig, trained: Any) -> tuple[str, ...]:
@@ -543,6 +541,9 @@ def _holdings(config: specs.RunConfig, statistics) -> tuple[str, ...]:
     many, clients = f"{statistics.examples:,}", f"{statistics.clients:,}"
     if spec.periods == 1 and spec.retention == "keep_all":
         return (f"{clients} clients hold {many} examples, {mean} on average {often}.",)
+    parts = f"in {spec.periods} equal parts over the run"
+    if spec.periods == 1:
+        parts = "all before the first round"
     kept = {
         "keep_all": "and stay",
         "fifo": f"and a client keeps the newest {spec.storage}",
@@ -550,9 +551,8 @@ def _holdings(config: specs.RunConfig, statistics) -> tuple[str, ...]:
         "class_balanced": f"and a client keeps {spec.storage}, labels in balance",
     }[spec.retention]
     return (
-        f"{many} examples come to {clients} clients, {mean} on average {often}: in "
-        f"{spec.periods} equal parts over the run, {kept}. Sizes here count all that "
-        "came.",
+        f"{many} examples come to {clients} clients, {mean} on average {often}: "
+        f"{parts}, {kept}. Sizes here count all that came.",
     )
 
 
