@@ -305,7 +305,9 @@ def test_arrivals(tmp_path, arrival):
             {"selection__correlated_seeds": 3}, "exceeds selection.seeds=2", id="seeds"
         ),
         pytest.param(
-            {"federated__robust": "median"}, "compares selection alone", id="robust"
+            {"federated__robust": "median", "federated__weighting": "uniform"},
+            "compares selection alone",
+            id="robust",
         ),
         pytest.param(
             {"privacy__enabled": True, "privacy__noise_multiplier": 1.0},
