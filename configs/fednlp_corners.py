@@ -11,8 +11,8 @@ FedNLP's rule are run at its one rate as well.
 
 Results, 2026-11-22, natural clients but for E2E, test split, 95% Student intervals over
 3 seeds, rates in brackets (some are the largest that were tried: the true best may be
-beyond), one hour of one core for SQuAD and for tagging (`--config.federated.lanes=1` and 2,
-which skips the probe), three for E2E:
+beyond), one hour of one core for SQuAD and for tagging (with
+`--config.federated.lanes=1` and 2, which skips the probe), three for E2E:
 
 | clients x server | SQuAD, F1 of words | parts of speech, words right |
 |---|---|---|
